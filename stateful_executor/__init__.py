@@ -1,0 +1,30 @@
+"""`StatefulThreadPoolExecutor`: a `ThreadPoolExecutor` whose workers own a state, with a bounded backlog and scopes."""
+
+# Where things are. A task enters at `_pool` (or `_scope`, `_view`, which only add themselves to it), waits in `_queue`,
+# is begun by a `_worker`, borrows from `_state`, and ends in its `_future`.
+#
+#   _pool     StatefulThreadPoolExecutor: arguments, submit, map, scope, with_state, shutdown
+#   _scope    Scope: a group of tasks joined at the end of a `with` block
+#   _view     StateView: tasks that get a state
+#   _queue    tasks in order, parked workers, the backlog's bound
+#   _worker   one thread: begin, lend, call, give back, finish, drop
+#   _state    the binding of an initializer, and the states made from it
+#   _future   Future: a task and its outcome
+#   _map      map, for all doors
+#   _waiter   one thread asleep
+#   _exit     interpreter exit and fork
+
+from ._pool import StatefulThreadPoolExecutor
+from ._scope import Scope
+from ._view import StateView
+from .errors import BacklogFull, InitializerError
+
+__all__ = ["BacklogFull", "InitializerError", "Scope", "StateView", "StatefulThreadPoolExecutor"]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("stateful-executor")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,88 @@
+"""Interpreter exit and fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._queue import TaskQueue
+
+# The queues of all pools, an ordered set. Guarded by its own lock, as each entering and leaving is one atomic step.
+_queues: dict[weakref.ref[TaskQueue], None] = {}
+_exiting = False
+
+
+def _too_late() -> RuntimeError:
+    return RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+
+def register(queue: TaskQueue) -> None:
+    """Have `queue` closed when the interpreter exits, and refuse in forked children."""
+    _queues[weakref.ref(queue, _forget)] = None
+    if _exiting:
+        queue.refuse(_too_late)
+
+
+def _forget(ref: weakref.ref[TaskQueue]) -> None:
+    _queues.pop(ref, None)
+
+
+def _alive() -> list[TaskQueue]:
+    return [queue for ref in _queues.copy() if (queue := ref()) is not None]
+
+
+def _finish_all() -> None:
+    """Before the interpreter joins threads: close every pool, let workers finish what is queued, tear down.
+
+    Ctrl-C while it joins cancels what has not begun, and joins on: no state is left without its teardown.
+    """
+    global _exiting
+    _exiting = True
+    queues = _alive()
+    for queue in queues:
+        queue.refuse(_too_late)
+    interrupt = None
+    while queues:
+        try:
+            queues[-1].join()
+            del queues[-1]
+        except KeyboardInterrupt as exc:
+            interrupt = exc
+            for queue in queues:
+                queue.cancel_waiting()
+    if interrupt is not None:
+        raise interrupt
+
+
+def _forked() -> None:
+    """In the child of a fork: no worker came along, locks may be held for ever, and the states are the parent's."""
+    for queue in _alive():
+        _inherited.append((queue, queue.tasks, queue.front))
+        queue.tasks = queue.front = deque()
+        queue.lock = threading.Lock()
+        queue.idle.clear()
+        queue.can_grow = False
+        queue.forked = True
+        queue.refusal = _parents(queue.name)
+
+
+def _parents(name: str) -> Callable[[], Exception]:
+    return lambda: BrokenThreadPool(
+        f"{name} was made before this process was forked, and its workers are in the parent: make a new pool here"
+    )
+
+
+# Kept for ever, so that nothing of the parent's is collected, and thereby closed, in the child.
+_inherited: list[object] = []
+
+# Private, but the only hook that runs before the interpreter joins threads that are not daemons; and daemons would be
+# stopped in the middle of a task, without a teardown.
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

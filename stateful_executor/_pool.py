@@ -1,0 +1,354 @@
+"""`StatefulThreadPoolExecutor`: arguments, submit, map, scope, with_state, shutdown."""
+
+from __future__ import annotations
+
+import operator
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from typing_extensions import Self, Unpack
+from typing_extensions import TypeVar as DefaultedTypeVar
+from typing_extensions import TypeVarTuple
+
+from . import _exit
+from ._future import Future
+from ._map import map_tasks
+from ._queue import TaskQueue
+from ._scope import Scope
+from ._state import Binding, find_binding, name_of
+from ._view import StateView
+from ._waiter import here
+from ._worker import Worker
+
+P = ParamSpec("P")
+S = DefaultedTypeVar("S", default=Any)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_numbers = count()
+
+
+class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
+    """A `concurrent.futures.ThreadPoolExecutor` whose workers own a state, with a bound on its backlog and scopes.
+
+    With the standard library's arguments it behaves as the standard library's class, of which it is a subclass in name
+    only: none of its machinery runs. What it adds:
+
+    - What `initializer` returns is that worker's state: lent to one task at a time by `with_state()`, and torn down by
+      `finalizer` in the worker's thread, on every path.
+    - `max_backlog` makes `submit` block instead of queueing without end.
+    - `scope()` joins tasks at the end of a `with` block.
+    - Waiting in a worker for a task of the same pool does not deadlock: see `Future.result`.
+
+    A pool that nobody refers to any more ends its workers; one that its own states or `initargs` refer to can't be
+    collected, so shut it down. After `os.fork()` the child can't use a pool of the parent's: it raises
+    `BrokenThreadPool`, and leaves the parent's states alone.
+
+    Parameters:
+        max_workers: The most threads there will be; `min(32, cpus + 4)` by default. They start on demand, idle ones
+            are used first.
+        thread_name_prefix: What the names of the threads begin with.
+        initializer: Called by each worker when it starts, before its first task, outside of every lock. What it
+            returns is the worker's state. A generator function yields the state; the rest of it is the teardown. When it
+            raises before it has ever succeeded, the pool is broken: its tasks, and `submit` from then on, raise
+            `BrokenThreadPool` with that error as the cause. When it raises later, one task fails, with
+            `InitializerError`, and the next one tries again.
+        initargs: Arguments of `initializer`.
+        finalizer: Called with the state in the worker's thread, once, when the worker ends. What it raises is logged
+            (logger `stateful_executor`).
+        max_backlog: The most tasks accepted and not begun, exactly; without bound by default. `submit` blocks while
+            there are that many. In a worker of this pool it never blocks: it runs the new task there and then.
+        submit_timeout: For how many seconds a `submit` blocks before it raises `BacklogFull`; 0 never waits; without
+            end by default.
+
+    Raises:
+        ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` is negative, or a `finalizer`
+            or a `submit_timeout` is given without what it is for.
+        TypeError: `initializer` or `finalizer` can't be called, or both a generator and a finalizer are given.
+
+    .. versionadded:: 0.1
+    """
+
+    @overload
+    def __init__(
+        self: StatefulThreadPoolExecutor[None],
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: None = None,
+        initargs: tuple[()] = (),
+        *,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        *,
+        initializer: Callable[[Unpack[Ts]], Generator[S, Any, Any]],
+        initargs: tuple[Unpack[Ts]] = ...,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        *,
+        initializer: Callable[[Unpack[Ts]], S],
+        initargs: tuple[Unpack[Ts]] = ...,
+        finalizer: Callable[[S], object] | None = None,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None,
+        thread_name_prefix: str,
+        initializer: Callable[[Unpack[Ts]], Generator[S, Any, Any]],
+        initargs: tuple[Unpack[Ts]] = ...,
+        *,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None,
+        thread_name_prefix: str,
+        initializer: Callable[[Unpack[Ts]], S],
+        initargs: tuple[Unpack[Ts]] = ...,
+        *,
+        finalizer: Callable[[S], object] | None = None,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        finalizer: Callable[[Any], object] | None = None,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None:
+        # The base class's __init__ is not called: nothing of its machinery is wanted.
+        if max_workers is None:
+            max_workers = _default_workers()
+        elif operator.index(max_workers) < 1:
+            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
+        if max_backlog is not None and operator.index(max_backlog) < 1:
+            raise ValueError(f"max_backlog must be at least 1 task, or None for no bound, not {max_backlog}")
+        if submit_timeout is not None and max_backlog is None:
+            raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
+        if submit_timeout is not None and submit_timeout < 0:
+            raise ValueError(f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}")
+        self._bindings: dict[object, Binding] = {}
+        self._own: Binding | None = None
+        if initializer is not None:
+            self._own = find_binding(self._bindings, initializer, initargs, finalizer)
+        elif finalizer is not None:
+            raise ValueError(f"finalizer {name_of(finalizer)} has no state to tear down: give an initializer too")
+        self._max_workers = max_workers
+        name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
+        self._queue = _open_queue(TaskQueue(name, max_workers, max_backlog, submit_timeout), self._own)
+        # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
+        # collection can start anywhere.
+        self._collected = weakref.ref(self, _dropped(self._queue))
+
+    # Submitting
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a worker call `fn(*args, **kwargs)`, and return the future of it.
+
+        Blocks while the backlog has `max_backlog` tasks. In a worker of this pool it runs the new task before it
+        returns instead: hold no lock there that the task needs.
+
+        Raises:
+            BacklogFull: No place came free within `submit_timeout` seconds.
+            BrokenThreadPool: The initializer failed before it ever succeeded, or this is a forked child process.
+            RuntimeError: After `shutdown`, also when that comes while this blocks; when the interpreter exits; or when
+                no thread can be started and there is none.
+
+        Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
+        """
+        task: Future[T] = Future(self._queue, fn, args, kwargs)
+        self._queue.put(task)
+        return task
+
+    def _put(self, task: Future[Any]) -> None:
+        self._queue.put(task)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `fn(*items)` for the items of `iterables`, in their order.
+
+        Parameters:
+            timeout: Seconds from this call on, after which the iterator raises `TimeoutError` instead of waiting.
+            chunksize: How many calls make one task. What came before an error in the same chunk is yielded first.
+            buffersize: The most tasks submitted whose results have not been yielded; the input is read no further
+                than that. By default all are submitted before this returns.
+
+        What has not begun when the iterator is closed, or raises, is cancelled.
+        """
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize)
+
+    # Scopes and states
+
+    def scope(self) -> Scope[S]:
+        """Return a scope: `with pool.scope() as scope:` ends only when every task started in it has ended."""
+        return Scope(self)
+
+    @overload
+    def with_state(self) -> StateView[S]: ...
+    @overload
+    def with_state(
+        self, initializer: Callable[[Unpack[Ts]], Generator[T, Any, Any]], initargs: tuple[Unpack[Ts]] = ...
+    ) -> StateView[T]: ...
+    @overload
+    def with_state(
+        self,
+        initializer: Callable[[Unpack[Ts]], T],
+        initargs: tuple[Unpack[Ts]] = ...,
+        *,
+        finalizer: Callable[[T], object] | None = None,
+    ) -> StateView[T]: ...
+    def with_state(
+        self,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        finalizer: Callable[[Any], object] | None = None,
+    ) -> StateView[Any]:
+        """Return a view whose tasks get a state of the worker that runs them as their first argument.
+
+        Without arguments: the pool's own state. With an `initializer`, another one, which each worker makes when it
+        first needs it and keeps until it ends. Views with equal arguments share their states; a fresh lambda each
+        time is never equal, and so makes new states each time.
+
+        Parameters:
+            initializer, initargs, finalizer: As the pool's own.
+
+        Raises:
+            ValueError: No `initializer`, and the pool has none either.
+            TypeError: As the pool's constructor.
+        """
+        if initializer is None:
+            return StateView(self, self._own_binding(initargs, finalizer))
+        return StateView(self, find_binding(self._bindings, initializer, initargs, finalizer))
+
+    def _own_binding(self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None) -> Binding:
+        if initargs or finalizer is not None:
+            raise ValueError("with_state() takes initargs and a finalizer only together with an initializer")
+        if self._own is None:
+            raise ValueError(f"{self!r} has no initializer, hence no state: give one to the pool or to with_state()")
+        return self._own
+
+    # Ending
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
+        """Accept no more tasks; workers finish what is queued, tear down their states and end.
+
+        A `submit` that blocks raises `RuntimeError`. May be called more than once, from any thread.
+
+        Parameters:
+            wait: Return only when every worker has ended.
+            cancel_futures: Cancel what has not begun.
+            timeout: Wait for at most this many seconds; the shutdown itself goes on after that.
+
+        Raises:
+            TimeoutError: With the workers that have not ended, and what they run.
+            RuntimeError: `wait` in a worker of this pool, which would wait for itself.
+        """
+        queue = self._queue
+        queue.refuse(_shut_down)
+        if cancel_futures:
+            queue.cancel_waiting()
+        if not wait:
+            return
+        if here.worker is not None and here.worker.queue is queue:
+            raise RuntimeError(f"a task of {queue.name} can't wait for the pool to end: call shutdown(wait=False) there")
+        if not queue.join(timeout):
+            raise TimeoutError(f"{queue.name} has not ended after {timeout} seconds: {queue.still_running()}")
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        """`shutdown()`; Ctrl-C, in the body or while this waits, cancels what has not begun. A second one leaves."""
+        try:
+            self.shutdown(cancel_futures=isinstance(exc, KeyboardInterrupt))
+        except KeyboardInterrupt:
+            self.shutdown(cancel_futures=True)
+            raise
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        queue = self._queue
+        bound = "" if queue.max_backlog is None else f" of {queue.max_backlog}"
+        closed = "" if queue.refusal is None else ", closed"
+        return (
+            f"<{type(self).__name__} {queue.name}: {len(queue.workers)} of {self._max_workers} workers, "
+            f"{queue.backlog()}{bound} tasks in the backlog{closed}>"
+        )
+
+    # What monitoring code in the wild reads of ThreadPoolExecutor
+
+    @property
+    def _threads(self) -> set[Any]:
+        return {worker.thread for worker in self._queue.workers.copy()}
+
+    @property
+    def _work_queue(self) -> _QSize:
+        return _QSize(self._queue)
+
+    @property
+    def _broken(self) -> bool:
+        return self._queue.broken
+
+
+class _QSize:
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+
+    def qsize(self) -> int:
+        """The number of tasks accepted and not begun."""
+        return self._queue.backlog()
+
+
+def _default_workers() -> int:
+    cpus = getattr(os, "process_cpu_count", os.cpu_count)()
+    return min(32, (cpus or 1) + 4)
+
+
+def _open_queue(queue: TaskQueue, own: Binding | None) -> TaskQueue:
+    """Tell `queue` how to make workers. Apart from the pool's class, so that nothing here refers to the pool."""
+    queue.new_worker = lambda: Worker(queue, own)
+    _exit.register(queue)
+    return queue
+
+
+def _shut_down() -> RuntimeError:
+    return RuntimeError("cannot schedule new futures after shutdown")
+
+
+def _dropped(queue: TaskQueue) -> Callable[[object], None]:
+    return lambda _: queue.refuse(_shut_down)

@@ -1,0 +1,368 @@
+"""Tasks in order, parked workers, and the backlog's bound. Knows no state and no scope.
+
+This is what a pool and its workers share; neither holds the other. It has one lock, for starting workers; all that
+happens for every task is done in atomic steps on lists, deques and dicts, each of which takes the object's own lock
+(on free-threaded builds too). The shared fields, and what guards each:
+
+`tasks`, `front`
+    the deque that takes new tasks, and the one that workers take from. They are the same but for a while after a
+    sweep. Guarded by the deque's own lock. A task may stand in them more than once, or after it was cancelled or
+    run in place: who pops it needs its token, and there is only one.
+`idle`
+    the workers that sleep, or are about to, the last one warmest. Whoever takes a worker out releases its lock, at
+    once; nobody else does. Guarded by the dict's own lock.
+`places`, `submitters`
+    free places in a bounded backlog, and who waits for one. Guarded by their own locks.
+`workers`, `can_grow`, `proven`, `broken`, `unminted`
+    written under `lock`, which is never held while user code runs or anything blocks.
+`refusal`, `forked`
+    once set they stay set; of two reasons for a refusal given at once either may win.
+
+A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all
+that the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread
+locks `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the
+other. It is the same with a blocked `submit` (enters `submitters`, locks `places`) and a beginning task (locks
+`places` by appending, looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
+(locks `idle`, looks at `refusal`).
+
+Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
+the steps marked "one step" below, so each is done or not done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from ._state import name_of
+from ._waiter import Deadline, Waiter, here, sleep
+from .errors import BacklogFull
+
+if TYPE_CHECKING:
+    from ._future import Future
+    from ._worker import Worker
+
+INLINE_LEVELS = 32  # tasks begun one inside another by submits of a worker to its own full pool
+PLACES_AT_ONCE = 1024  # a bound of a billion tasks costs no memory until they come
+GONE_UNSWEPT = 64
+
+
+class TaskQueue:
+    """Strictly private."""
+
+    def __init__(self, name: str, max_workers: int, max_backlog: int | None, submit_timeout: float | None) -> None:
+        self.name = name
+        self.max_workers = max_workers
+        self.max_backlog = max_backlog
+        self.submit_timeout = submit_timeout
+        self.new_worker: Callable[[], Worker]  # given by the pool
+        self.lock = threading.Lock()
+
+        self.tasks: deque[Future[Any]] = deque()
+        self.front = self.tasks
+        self.gone: list[None] = []  # as many as there are entries in the deques whose task was cancelled or run in place
+        self.broom = [None]  # taken out by who sweeps them away
+
+        self.idle: dict[Worker, None] = {}
+        self.workers: dict[Worker, None] = {}
+        self.vacant: list[int] = []  # indices of workers that have left, a heap
+        self.fresh = count()
+        self.can_grow = True
+        self.proven = False  # the pool's own initializer has succeeded once
+        self.broken = False  # it failed before that
+
+        self.places: list[None] | None = None
+        self.unminted = 0  # places not yet in the list
+        self.submitters: dict[Waiter, None] = {}
+        if max_backlog is not None:
+            self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
+            self.unminted = max_backlog - len(self.places)
+
+        self.refusal: Callable[[], Exception] | None = None  # why no task is accepted any more
+        self.forked = False
+
+    # Submitting
+
+    def put(self, task: Future[Any]) -> None:
+        """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace."""
+        try:
+            if self.places is not None and not self._place(task):
+                return
+            tasks = self.tasks
+            tasks.append(task)
+            if tasks is not self.tasks:
+                self._put_again(task)
+            if self.idle or self.can_grow or self.refusal is not None:
+                self._attend(task)
+        except BaseException:
+            # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now cancelled or begun.
+            task.cancel()
+            self.kick()
+            raise
+
+    def _put_again(self, task: Future[Any]) -> None:
+        """A sweep has swapped the deque meanwhile, and may have missed the task. Until it stands in the current one."""
+        while True:
+            self.gone.append(None)
+            tasks = self.tasks
+            tasks.append(task)
+            if tasks is self.tasks:
+                return
+
+    def _attend(self, task: Future[Any]) -> None:
+        """See to it that some worker looks at the queue; refuse when there will be none."""
+        if self.refusal is not None and task.cancel():
+            # Not begun, and nobody may be left to begin it: a worker looks at `tasks` once more after `refusal`.
+            raise self.refusal()
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake an idle worker, or start one if there is none and there may be more."""
+        if not self._wake_idle() and self.can_grow:
+            self._grow()
+
+    def _wake_idle(self) -> bool:
+        """Wake the worker that parked last."""
+        idle = self.idle
+        while idle:
+            try:
+                worker = next(reversed(idle))
+                del idle[worker]
+            except (KeyError, RuntimeError, StopIteration):
+                continue  # another thread has been at it
+            worker.release()  # one step with `del`
+            return True
+        return False
+
+    def _wake_all(self) -> None:
+        for worker in self.idle.copy():
+            try:
+                del self.idle[worker]
+            except KeyError:
+                continue
+            worker.release()  # one step with `del`
+
+    def _grow(self) -> None:
+        """Start a worker."""
+        worker = self.new_worker()
+        try:
+            with self.lock:
+                if len(self.workers) >= self.max_workers or self.refusal is not None:
+                    self.can_grow = False
+                    return
+                worker.take_index(heappop(self.vacant) if self.vacant else next(self.fresh))
+                self.workers[worker] = None
+            worker.thread.start()
+        except BaseException as exc:
+            if not worker.disown():
+                raise  # it was born all the same
+            self.leave(worker)
+            if not isinstance(exc, RuntimeError) or not self.workers:
+                raise
+            # No more threads to be had: those that are there will do.
+
+    def leave(self, worker: Worker) -> None:
+        """`worker` is none of the pool's any more."""
+        with self.lock:
+            if worker in self.workers:
+                del self.workers[worker]
+                heappush(self.vacant, worker.index)
+                self.can_grow = self.refusal is None
+
+    def kick(self) -> None:
+        """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
+        if self.front or self.tasks:
+            self._wake_idle()
+        if self.places:
+            self._wake_submitter()
+
+    # The bound
+
+    def _place(self, task: Future[Any]) -> bool:
+        """Take a place for `task`, waiting for it if need be. False when it was run here instead."""
+        if not self.submitters and self._try_place(task):
+            return True
+        worker = here.worker
+        if worker is None or worker.queue is not self:
+            self._wait_for_place(task)
+            return True
+        if self._try_place(task):
+            return True
+        if self.refusal is not None:
+            raise self.refusal()
+        return worker.inline >= INLINE_LEVELS or not worker.run_inline(task)
+
+    def _try_place(self, task: Future[Any]) -> bool:
+        try:
+            del self.places[-1]  # type: ignore[union-attr]
+            task._placed = True  # one step with `del`
+        except IndexError:
+            return self.unminted > 0 and self._mint_place(task)
+        return True
+
+    def _mint_place(self, task: Future[Any]) -> bool:
+        with self.lock:
+            if self.unminted <= 0:
+                return False
+            self.unminted -= 1
+            task._placed = True  # one step with the count
+        return True
+
+    def _wait_for_place(self, task: Future[Any]) -> None:
+        waiter = Waiter()
+        deadline = Deadline(self.submit_timeout)
+        self.submitters[waiter] = None
+        try:
+            while not (self._first_in_line() is waiter and self._try_place(task)):
+                if self.refusal is not None:
+                    raise self.refusal()
+                if not sleep(waiter, deadline.left()):
+                    raise BacklogFull(
+                        f"{self.name} had all {self.max_backlog} places of its backlog taken for "
+                        f"{self.submit_timeout} seconds; submit later, or raise max_backlog or submit_timeout"
+                    )
+        finally:
+            del self.submitters[waiter]
+            if self.places:
+                self._wake_submitter()
+
+    def _first_in_line(self) -> Waiter | None:
+        while self.submitters:
+            try:
+                return next(iter(self.submitters))
+            except (RuntimeError, StopIteration):
+                continue  # another thread has been at it
+        return None
+
+    def _wake_submitter(self) -> None:
+        waiter = self._first_in_line()
+        if waiter is not None:
+            waiter.wake()
+
+    def left(self, task: Future[Any]) -> None:
+        """`task` left the backlog other than by a worker taking it from the front: its entry stays behind."""
+        self.gone.append(None)
+        if task._placed:
+            self.free_place(task)
+        if len(self.gone) > GONE_UNSWEPT + len(self.tasks) // 2:
+            self._sweep()
+
+    def free_place(self, task: Future[Any]) -> None:
+        """Give back the place that `task` holds."""
+        task._placed = False
+        self.places.append(None)  # type: ignore[union-attr]  # one step with `_placed`
+        if self.submitters:
+            self._wake_submitter()
+
+    # Taking
+
+    def advance(self) -> bool:
+        """`front` is empty: go on to the deque that takes new tasks. False when that is what `front` was."""
+        tasks = self.tasks
+        if self.front is tasks:
+            return False
+        self.front = tasks
+        return True
+
+    def has_tasks(self) -> bool:
+        """Whether there is anything to take. Locks the deques, so that see the note on sleepers above."""
+        self.front.extend(())
+        self.tasks.extend(())
+        return bool(self.front or self.tasks)
+
+    def one_less_gone(self) -> None:
+        """A worker took an entry whose task had gone."""
+        with suppress(IndexError):
+            self.gone.pop()
+
+    def _sweep(self) -> None:
+        """Leave only the entries of tasks that have not begun. One thread at a time; may stop after any step.
+
+        Submitters append to the new deque from (1) on. One that appended to the old deque after it was copied in (2)
+        finds `tasks` changed and appends again; one that did so before is in the copy. What stands in both is begun
+        once all the same. Workers empty `front` before they go on to `tasks`, so the order is kept.
+        """
+        try:
+            del self.broom[0]
+        except IndexError:
+            return
+        try:
+            old = self.tasks
+            if self.front is not old:  # not emptied since the last sweep: its tasks come before those of `tasks`
+                old.extendleft(reversed([task for task in self.front.copy() if task._token]))
+                self.front = old
+            self.tasks = deque()  # (1)
+            self.front = deque([task for task in old.copy() if task._token])  # (2)
+            self.gone.clear()
+            self._wake_all()  # a worker that was about to sleep may have looked at the old deque only
+        except RuntimeError:
+            pass  # free-threaded builds don't copy a deque while others use it: then those take the dead ones too
+        finally:
+            self.broom.append(None)
+
+    # Ending
+
+    def refuse(self, refusal: Callable[[], Exception]) -> None:
+        """Accept no more tasks, and let workers go when those accepted have been begun. Takes no lock."""
+        if self.refusal is None:
+            self.refusal = refusal
+        self._wake_all()
+        for waiter in self.submitters.copy():
+            waiter.wake()
+
+    def waiting_tasks(self) -> list[Future[Any]]:
+        """The tasks that have not begun."""
+        seen = dict.fromkeys((*_copy(self.front), *_copy(self.tasks)))
+        return [task for task in seen if task._token]
+
+    def cancel_waiting(self) -> None:
+        """Cancel what has not begun."""
+        for task in self.waiting_tasks():
+            task.cancel()
+
+    def backlog(self) -> int:
+        """The number of tasks that have not begun."""
+        if self.front is self.tasks and not self.gone:
+            return len(self.tasks)
+        return len(self.waiting_tasks())
+
+    def join(self, timeout: float | None = None) -> bool:
+        """After `refuse`: wait until every worker has ended; False when `timeout` seconds passed before."""
+        deadline = Deadline(timeout)
+        with self.lock:  # whoever looked at `refusal` too early to see it has entered its worker by now
+            workers = list(self.workers)
+        for worker in workers:
+            if self.forked:
+                break
+            if not worker.ended.wait(deadline.left()):
+                return False
+            if worker.born:
+                continue
+            worker.thread.join()  # a few instructions more
+        return True
+
+    def still_running(self) -> str:
+        """The workers that have not ended, and what they run, for a person."""
+        return ", ".join(
+            f"{worker.thread.name} runs {'nothing' if (fn := worker.fn) is None else name_of(fn)}"
+            for worker in list(self.workers)
+            if not worker.ended.is_set()
+        )
+
+
+def _copy(tasks: deque[Future[Any]]) -> list[Future[Any]]:
+    """The entries of `tasks` that stay in it meanwhile, in order."""
+    try:
+        return list(tasks)
+    except RuntimeError:  # free-threaded builds don't, while others use it
+        entries = []
+        with suppress(IndexError):
+            # From the right: an append meanwhile makes one entry come twice, a task taken from the left ends it early.
+            for index in count(1):
+                entries.append(tasks[-index])
+        return entries[::-1]

@@ -1,0 +1,72 @@
+"""One thread asleep, and the right to wake it."""
+
+from __future__ import annotations
+
+import threading
+from _thread import allocate_lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._worker import Worker
+
+
+class Waiter:
+    """Put the calling thread to sleep until another wakes it. Strictly private.
+
+    The token is the right to release the lock. Whoever takes it does so, at once, and nobody else can; hence
+    `wake` may be called from any thread, any number of times, and one `wait` returns for each token taken.
+    CPython looks at signals after calls, at function entries and at backward jumps: none of them lies between
+    taking the token and the release, so Ctrl-C in `wake` leaves either both done or neither.
+    """
+
+    __slots__ = ("_lock", "_token")
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+        self._token = [None]
+
+    def wake(self) -> None:
+        """Let the sleeper go on; nothing happens when it has been told already."""
+        try:
+            del self._token[0]
+        except IndexError:
+            return
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep for at most `timeout` seconds; False when they passed. After an exception, throw the waiter away."""
+        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=seconds):
+            return False
+        self._token.append(None)
+        return True
+
+
+class Deadline:
+    """A stretch of `timeout` seconds from now on; None never ends."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else monotonic() + timeout
+
+    def left(self) -> float | None:
+        """The seconds that remain, below zero when it has passed; None when it never does."""
+        return None if self._end is None else self._end - monotonic()
+
+
+class _Here(threading.local):
+    """What the calling thread is: `worker` is None unless it is a pool's."""
+
+    worker: Worker | None = None
+
+
+here = _Here()
+
+
+def sleep(waiter: Waiter, timeout: float | None = None) -> bool:
+    """`waiter.wait(timeout)`; in a worker, answering meanwhile what others ask of it."""
+    worker = here.worker
+    return waiter.wait(timeout) if worker is None else worker.sleep(waiter, timeout)

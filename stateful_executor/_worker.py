@@ -1,0 +1,378 @@
+"""Begin, lend, call, give back, finish, drop; then the next. Holds the queue, never the pool."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from typing import TYPE_CHECKING, Any
+
+from ._future import FINISHED, RUNNING
+from ._state import Binding, Slot, name_of
+from ._waiter import Waiter, here
+from .errors import InitializerError
+
+if TYPE_CHECKING:
+    from ._future import Future
+    from ._queue import TaskQueue
+
+logger = logging.getLogger("concurrent.futures")
+
+
+class Request:
+    """Something asked of a worker, to be done in its thread between tasks, or while a task of its waits."""
+
+    def __init__(self, waiter: Waiter, todo: dict[Request, None], binding: Binding) -> None:
+        self._waiter = waiter
+        self._todo = todo
+        self._binding = binding
+        todo[self] = None
+
+    def answer(self, worker: Worker) -> None:
+        """In the worker's thread."""
+        worker.tear_down(self._binding)
+        self.done()
+
+    def done(self) -> None:
+        """Tell who asked."""
+        self._todo.pop(self, None)
+        self._waiter.wake()
+
+
+class Worker:
+    """One thread of the pool, and what it owns. Strictly private.
+
+    Only its own thread touches `slots`, `announced`, `inline`, `waiter`'s stack and `fn`, but for `waiter`, `dead` and
+    `fn`, which others read. `inbox` is guarded by its own lock (see `ask`), `born` likewise: whoever takes its item
+    decides whether the thread becomes a worker. Since SIGINT is for the main thread, nothing here is interrupted.
+    """
+
+    def __init__(self, queue: TaskQueue, binding: Binding | None) -> None:
+        self.queue = queue
+        self.binding = binding
+        self.index = -1
+        self.thread = _new_thread(self._live)
+        self.born = [None]
+        self.ended = threading.Event()
+        self.dead = False
+
+        lock = allocate_lock()
+        lock.acquire()
+        self.release = lock.release  # by whoever takes this worker out of `queue.idle`, at once
+        self._sleep = lock.acquire
+
+        self.inbox: deque[Request] = deque()
+        self.waiter: Waiter | None = None  # what a task of this worker sleeps on
+        self.announced = False  # in `queue.idle` while still finishing a task
+        self.slots: dict[Binding, Slot] = {}  # in the order made
+        self.extras = False  # a slot may have states for deeper levels of nesting
+        self.inline = 0
+        self.fn: object = None  # what it runs
+
+    # Being born
+
+    def take_index(self, index: int) -> None:
+        """Under the queue's lock, before the thread starts."""
+        self.index = index
+        self.thread.name = f"{self.queue.name}_{index}"
+
+    def disown(self) -> bool:
+        """True when the thread will never be a worker: it did not start, or has not come as far as its first step."""
+        try:
+            del self.born[0]
+        except IndexError:
+            return False
+        self.ended.set()
+        return True
+
+    def _live(self) -> None:
+        try:
+            del self.born[0]
+        except IndexError:
+            return
+        here.worker = self
+        try:
+            if self._start():
+                while self.run() or self._park():
+                    if self.inbox:
+                        self._answer()
+        except BaseException:
+            logger.critical("a bug in stateful_executor ended worker %s", self.thread.name, exc_info=True)
+        finally:
+            self._end()
+
+    # Making the pool's own state
+
+    def _start(self) -> bool:
+        """Run the pool's initializer, before the first task. False when the pool is broken, or ends before it works.
+
+        In a pool that has worked before, a failure is the next task's, and no more than that one's: the initializer
+        runs again when there is another.
+        """
+        if self.binding is None:
+            return True
+        while (error := self._make_own_state()) is not None:
+            with self.queue.lock:
+                proven = self.queue.proven
+                self.queue.broken = not proven
+            if not proven:
+                self._break(error)
+                return False
+            if not (self._await_task() and self._fail_next(error) and self._await_task()):
+                return False
+        with self.queue.lock:
+            self.queue.proven = not self.queue.broken
+        return self.queue.proven
+
+    def _make_own_state(self) -> InitializerError | None:
+        assert self.binding is not None
+        slot = self._slot(self.binding)
+        try:
+            slot.lend()
+            slot.lent -= 1
+        except InitializerError as exc:
+            return exc
+        finally:
+            self._drop_extras()
+        return None
+
+    def _await_task(self) -> bool:
+        while not self.queue.has_tasks():
+            if not self._park():
+                return False
+            self._answer()
+        return True
+
+    def _fail_next(self, error: InitializerError) -> bool:
+        """Let one task have `error`. Returns True also when another worker was faster."""
+        for task in self.queue.waiting_tasks():
+            if task._begin():
+                self.queue.left(task)
+                task._fail(error)
+                break
+        return True
+
+    def _break(self, error: InitializerError) -> None:
+        """The pool's initializer failed before it ever succeeded: no task will ever run."""
+        cause = error.__cause__
+        logger.critical("Exception in initializer:", exc_info=cause)
+        text = (
+            f"{self.queue.name} is broken: its initializer raised {cause!r} before it had ever succeeded; "
+            "the thread pool is not usable anymore"
+        )
+
+        def refusal() -> BrokenThreadPool:
+            broken = BrokenThreadPool(text)
+            broken.__cause__ = cause
+            return broken
+
+        self.queue.refuse(refusal)
+        for task in self.queue.waiting_tasks():
+            if task._begin():
+                self.queue.left(task)
+                task._fail(refusal())
+
+    # Running
+
+    def run(self, task: Future[Any] | None = None) -> bool:
+        """Run the next task of the queue, or `task` inside the one that waits for it. False when there was none."""
+        queue = self.queue
+        nested = task is not None
+        if task is None:
+            if self.announced:
+                return False
+            try:
+                task = queue.front.popleft()
+            except IndexError:
+                return queue.advance()
+        try:
+            del task._token[0]
+        except IndexError:  # cancelled, or run in place by a worker that waits for it
+            if not nested:
+                queue.one_less_gone()
+            return not nested
+        task._state = RUNNING
+        if task._placed:
+            queue.free_place(task)
+
+        fn, args, kwargs = task._fn, task._args, task._kwargs
+        task._fn = task._kwargs = None
+        task._args = ()
+        binding, scope = task._binding, task._scope
+        outer, self.fn = self.fn, fn
+        result = error = slot = None
+        try:
+            if binding is not None:
+                lender = self._slot(binding)
+                args = (lender.lend(), *args)
+                slot = lender
+            result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
+        except BaseException as exc:
+            # Without this frame in its traceback the error keeps nothing of ours alive, and is in no cycle.
+            error = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
+            task._name = name_of(fn)
+        fn = args = kwargs = None
+        self.fn = outer
+        if slot is not None:
+            slot.lent -= 1
+
+        if not nested:
+            if self.extras:
+                self._drop_extras()
+            if not queue.front and not task._callbacks and not self.inbox:
+                # Be available before you announce: who sees the result and submits again finds this worker idle.
+                queue.idle[self] = None
+                self.announced = True
+        if error is not None:
+            task._exception = error
+            if scope is not None:
+                scope._failed(task)
+        task._result = result
+        task._state = FINISHED
+        task._token.clear()  # the anchor, see _future.py
+        if task._watchers:
+            task._wake_watchers()
+        if task._callbacks:
+            self._call_backs(task)
+        if scope is not None:
+            # The scope ends only after the last reference to a result that nobody keeps is gone.
+            ticket = task._ticket
+            task._scope = None
+            scope._pending[ticket] = None
+            task = result = error = None
+            scope._ended(ticket)
+        return True
+
+    def _call_backs(self, task: Future[Any]) -> None:
+        if self.announced:
+            # A callback was added at the last moment. It may take long: be idle no more, and pass on a task that
+            # somebody may have submitted to the idle worker that this one seemed to be.
+            self.announced = False
+            if not self._retract():
+                self.queue.wake()
+        try:
+            task._call_backs()
+        except BaseException:
+            logger.critical("callback of %r raised", task, exc_info=True)
+
+    def run_in_place(self, task: Future[Any]) -> None:
+        """Run `task`, which a task of this worker waits for, unless it has begun."""
+        if task._token and self.run(task):
+            self.queue.left(task)
+
+    def run_inline(self, task: Future[Any]) -> bool:
+        """Run `task`, which has no place in the full backlog, inside the task that submits it."""
+        self.inline += 1
+        try:
+            return self.run(task)
+        finally:
+            self.inline -= 1
+
+    # States
+
+    def _slot(self, binding: Binding) -> Slot:
+        try:
+            return self.slots[binding]
+        except KeyError:
+            slot = self.slots[binding] = Slot(binding)
+            binding.holders[self] = None
+            return slot
+
+    def _drop_extras(self) -> None:
+        """Tear down what was made for deeper levels of nesting: between tasks, a worker has one state a binding."""
+        self.extras = False
+        for slot in list(self.slots.values()):
+            slot.tear_down(keep=1)
+
+    def tear_down(self, binding: Binding) -> None:
+        """Tear down this worker's states of `binding`."""
+        slot = self.slots.pop(binding, None)
+        if slot is not None:
+            slot.tear_down()
+        binding.holders.pop(self, None)
+
+    # Sleeping
+
+    def _park(self) -> bool:
+        """Sleep until there may be something to do. False when the worker is to end."""
+        queue = self.queue
+        if not self.announced:
+            queue.idle[self] = None
+        self.announced = False
+        refused = queue.refusal is not None  # before the look at the tasks: a later submit sees it too, and withdraws
+        self.inbox.extend(())  # locks it, see `ask`
+        if not (queue.has_tasks() or self.inbox or refused):
+            self._sleep()
+            return True
+        self._retract()
+        return bool(queue.front or queue.tasks or self.inbox or not refused)
+
+    def _retract(self) -> bool:
+        """Be idle no more. False when somebody has taken this worker out of `idle`, and so counts on it."""
+        try:
+            del self.queue.idle[self]
+        except KeyError:
+            self._sleep()  # not for long: the lock is released in the step that took it out
+            return False
+        return True
+
+    def sleep(self, waiter: Waiter, timeout: float | None) -> bool:
+        """`waiter.wait(timeout)` in a task of this worker. Returns also when a request came in."""
+        outer, self.waiter = self.waiter, waiter
+        try:
+            self.inbox.extend(())  # locks it, see `ask`
+            self._answer()
+            return waiter.wait(timeout)
+        finally:
+            self.waiter = outer
+
+    def ask(self, request: Request) -> None:
+        """Have `request` answered in this worker's thread; from any thread.
+
+        The worker looks at its inbox after it has entered `queue.idle`, set `waiter` or set `dead`; this looks at
+        those after it has put the request in. The one that locks the inbox second sees the other.
+        """
+        self.inbox.append(request)
+        if self.dead:
+            try:
+                self.inbox.remove(request)
+            except ValueError:
+                return  # answered after all
+            request.done()
+            return
+        try:
+            del self.queue.idle[self]
+        except KeyError:
+            if self.waiter is not None:
+                self.waiter.wake()
+        else:
+            self.release()  # one step with `del`
+
+    def _answer(self) -> None:
+        while self.inbox:
+            self.inbox.popleft().answer(self)
+
+    # Ending
+
+    def _end(self) -> None:
+        if not self.queue.forked:  # else this is a child process, and the states are the parent's
+            for binding in reversed(list(self.slots)):
+                self.tear_down(binding)
+            self.dead = True
+            self.inbox.extend(())  # locks it, see `ask`
+            self._answer()
+        here.worker = None
+        self.ended.set()
+
+
+def _new_thread(target: Callable[[], None]) -> threading.Thread:
+    if sys.version_info >= (3, 14):
+        # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
+        from contextvars import Context
+
+        return threading.Thread(target=target, daemon=False, context=Context())
+    return threading.Thread(target=target, daemon=False)

@@ -1,0 +1,25 @@
+"""The exceptions of `stateful_executor`. `BrokenThreadPool` is the standard library's own."""
+
+from concurrent.futures.thread import BrokenThreadPool
+
+__all__ = ["BacklogFull", "BrokenThreadPool", "InitializerError"]
+
+
+class BacklogFull(RuntimeError):
+    """No place in the backlog came free within `submit_timeout` seconds. The task was not accepted.
+
+    .. versionadded:: 0.1
+    """
+
+    __module__ = "stateful_executor"
+
+
+class InitializerError(RuntimeError):
+    """The state that a task needed could not be made; `__cause__` is the initializer's own error.
+
+    Only that task fails: the next one that needs the state tries again.
+
+    .. versionadded:: 0.1
+    """
+
+    __module__ = "stateful_executor"
