@@ -14,6 +14,8 @@
 #   _waiter   one thread asleep
 #   _exit     interpreter exit and fork
 
+from typing import TYPE_CHECKING
+
 from ._pool import StatefulThreadPoolExecutor
 from ._scope import Scope
 from ._view import StateView
@@ -22,9 +24,13 @@ from .errors import BacklogFull, InitializerError
 __all__ = ["BacklogFull", "InitializerError", "Scope", "StateView", "StatefulThreadPoolExecutor"]
 
 
-def __getattr__(name: str) -> str:
-    if name == "__version__":
-        from importlib.metadata import version
+if TYPE_CHECKING:  # which would take a module with `__getattr__` for one that has every name
+    __version__: str
+else:
 
-        return version("stateful-executor")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> str:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("stateful-executor")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING
 
+from . import _future
+
 if TYPE_CHECKING:
     from ._queue import TaskQueue
 
 # The queues of all pools, an ordered set. Guarded by its own lock, as each entering and leaving is one atomic step.
 _queues: dict[weakref.ref[TaskQueue], None] = {}
+_forget = _queues.pop
 _exiting = False
 
 
@@ -24,13 +27,9 @@ def _too_late() -> RuntimeError:
 
 def register(queue: TaskQueue) -> None:
     """Have `queue` closed when the interpreter exits, and refuse in forked children."""
-    _queues[weakref.ref(queue, _forget)] = None
+    _queues[weakref.ref(queue, _forget)] = None  # as the callback is C code, no Ctrl-C is raised, and lost, in it
     if _exiting:
         queue.refuse(_too_late)
-
-
-def _forget(ref: weakref.ref[TaskQueue]) -> None:
-    _queues.pop(ref, None)
 
 
 def _alive() -> list[TaskQueue]:
@@ -62,6 +61,7 @@ def _finish_all() -> None:
 
 def _forked() -> None:
     """In the child of a fork: no worker came along, locks may be held for ever, and the states are the parent's."""
+    _future.making = threading.Lock()
     for queue in _alive():
         _inherited.append((queue, queue.tasks, queue.front))
         queue.tasks = queue.front = deque()

@@ -7,17 +7,17 @@ A future has no lock. Its shared fields, and what guards each of them:
     it, or to run it in place: one atomic step, which exactly one thread can do. It is also the *anchor*: every
     operation on a list takes the list's own lock, so of two threads that both touch it, the later one sees all
     that the earlier one had written before.
-`_state`, `_result`, `_exception`
-    written by whoever took the token, and by nobody else. `_state` is written last.
-`_watchers`, `_callbacks`
-    lists made by `dict.setdefault` when first needed; an entry is added, and removed, by the thread it is for.
+`_phase`, `_result`, `_exception`
+    written by whoever took the token, and by nobody else. `_phase` is written last.
+`_watchers`, `_callbacks`, `_made_bridge`
+    made when first needed, under the lock `making`. An entry of a list is added, and removed, by the thread it is for.
 
 Nobody misses the end of a task, since both sides touch the anchor in between:
 
-- who ends it writes `_state`, touches the anchor, then looks at `_watchers` and `_callbacks`;
-- who waits appends to `_watchers` or `_callbacks`, touches the anchor, then looks at `_state`.
+- who ends it writes `_phase`, touches the anchor, then looks at `_watchers` and `_callbacks`;
+- who waits appends to `_watchers` or `_callbacks`, touches the anchor, then looks at `_phase`.
 
-If the waiter's touch came first, its entry is seen; if it came second, the new state is. Both may be true at once:
+If the waiter's touch came first, its entry is seen; if it came second, the new phase is. Both may be true at once:
 waking twice is harmless, and a callback is run by whoever takes it out of its one-item list.
 """
 
@@ -37,6 +37,8 @@ from ._state import name_of
 from ._waiter import Deadline, Waiter, here, sleep
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._queue import TaskQueue
     from ._scope import Scope
     from ._state import Binding
@@ -51,6 +53,8 @@ FINISHED = "FINISHED"
 
 logger = logging.getLogger("concurrent.futures")
 
+making = threading.Lock()  # nothing is called while it is held; made anew in a forked child
+
 
 class Future(concurrent.futures.Future[T]):
     """The outcome of a task: a `concurrent.futures.Future` in all that it does, cheaper to make.
@@ -61,48 +65,63 @@ class Future(concurrent.futures.Future[T]):
     .. versionadded:: 0.1
     """
 
-    # Defaults, so that a new task stores only what is its own.
-    _state: str = PENDING
-    _result: T | None = None  # type: ignore[assignment]  # the base class sets it in __init__
-    _exception: BaseException | None = None
-    _watchers: list[Waiter | _Bridge] = ()  # type: ignore[assignment]
-    _callbacks: list[list[Callable[[Future[T]], object]]] = ()  # type: ignore[assignment]
-    _fn: Callable[..., T] | None = None
-    _args: tuple[Any, ...] = ()
-    _kwargs: dict[str, Any] | None = None
-    _binding: Binding | None = None
-    _scope: Scope | None = None
-    _ticket: object = None
-    _placed: bool = False  # holds a place in the backlog
+    # What every task has is in slots: an attribute set late would give the instance a dict of its own, which costs
+    # more time and memory than the rest of the future together.
+    __slots__ = (
+        "_args",
+        "_binding",
+        "_callbacks",
+        "_exception",
+        "_fn",
+        "_kwargs",
+        "_made_bridge",
+        "_phase",
+        "_placed",  # holds a place in the backlog
+        "_queue",
+        "_result",
+        "_scope",
+        "_ticket",  # under which its scope knows it
+        "_token",
+        "_watchers",
+    )
+
+    # What few tasks ever have.
     _taken_over: bool = False  # begun by set_running_or_notify_cancel, not by a worker
     _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
     _name: str = "?"  # of its function, once it has failed
     _refusal: object = None  # the mark of the scope that cancelled it
-    _token: list[None]
-    _queue: TaskQueue
 
     def __init__(self, queue: TaskQueue, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # The base class's __init__ makes a Condition, an RLock and a deque: four fifths of what it costs.
-        self._token = [None]
+        self._token: list[None] = [None]
         self._queue = queue
-        self._fn = fn
+        self._fn: Callable[..., T] | None = fn
         self._args = args
-        if kwargs:
-            self._kwargs = kwargs
+        self._kwargs = kwargs or None
+        self._phase: str = PENDING
+        self._result: T | None = None
+        self._exception: BaseException | None = None
+        self._binding: Binding | None = None
+        self._scope: Scope | None = None
+        self._ticket: object = None
+        self._placed = False
+        self._watchers: list[Waiter | _Bridge] | None = None
+        self._callbacks: list[list[Callable[[Future[T]], object]]] | None = None
+        self._made_bridge: _Bridge | None = None
 
     # Asking
 
     def cancelled(self) -> bool:
         """True when the task was cancelled."""
-        return self._state == CANCELLED_AND_NOTIFIED
+        return self._phase == CANCELLED_AND_NOTIFIED
 
     def running(self) -> bool:
         """True while the task runs."""
-        return self._state == RUNNING
+        return self._phase == RUNNING
 
     def done(self) -> bool:
         """True when the task has ended or was cancelled."""
-        return self._state == FINISHED or self._state == CANCELLED_AND_NOTIFIED
+        return self._phase == FINISHED or self._phase == CANCELLED_AND_NOTIFIED
 
     def result(self, timeout: float | None = None) -> T:
         """Return what the task returned, or raise what it raised; wait for it at most `timeout` seconds.
@@ -112,7 +131,7 @@ class Future(concurrent.futures.Future[T]):
         when the task was cancelled, and `BrokenThreadPool` in a child process forked before the task ended.
         """
         try:
-            if self._state != FINISHED:
+            if self._phase != FINISHED:
                 self._await(timeout)
             if self._exception is not None:
                 self._take()
@@ -123,7 +142,7 @@ class Future(concurrent.futures.Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task raised, or None; waits and raises as `result` does."""
-        if self._state != FINISHED:
+        if self._phase != FINISHED:
             self._await(timeout)
         if self._exception is not None:
             self._take()
@@ -141,7 +160,7 @@ class Future(concurrent.futures.Future[T]):
         try:
             if not self.done():
                 self._wait(timeout)
-            if self._state == CANCELLED_AND_NOTIFIED:
+            if self._phase == CANCELLED_AND_NOTIFIED:
                 error = CancelledError()
                 error._scope_mark = self._refusal  # type: ignore[attr-defined]
                 raise error
@@ -149,35 +168,47 @@ class Future(concurrent.futures.Future[T]):
             self = None  # type: ignore[assignment]
 
     def _wait(self, timeout: float | None) -> None:
+        queue = self._queue
+        if queue.forked:
+            raise BrokenThreadPool(
+                f"{queue.name} was made before this process was forked: its workers, and so the end of {self!r}, "
+                "are in the parent"
+            )
         worker = here.worker
-        if worker is not None and worker.queue is self._queue and (timeout is None or timeout > 0):
+        if worker is not None and worker.queue is queue and (timeout is None or timeout > 0):
             worker.run_in_place(self)
         deadline = Deadline(timeout)
         waiter = Waiter()
         self._watch(waiter)
         try:
             while not self.done():
-                if self._queue.forked:
-                    raise BrokenThreadPool(
-                        f"{self._queue.name} was made before this process was forked: its workers, "
-                        f"and so the end of {self!r}, are in the parent"
-                    )
                 if not sleep(waiter, deadline.left()) and not self.done():
                     raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
         finally:
-            self._watchers.remove(waiter)
+            self._watchers.remove(waiter)  # type: ignore[union-attr]  # made by _watch
 
     def _watch(self, watcher: Waiter | _Bridge) -> None:
-        vars(self).setdefault("_watchers", []).append(watcher)
+        if self._watchers is None:
+            fresh: list[Waiter | _Bridge] = []
+            with making:
+                if self._watchers is None:
+                    self._watchers = fresh
+        self._watchers.append(watcher)
         self._token.copy()  # the anchor
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
-        """Call `fn(self)` when the task has ended or was cancelled: in the order added, in the thread that ends it;
-        at once, in this thread, when it has ended already. What `fn` raises is logged.
+        """Call `fn(self)` when the task has ended or was cancelled, and log what it raises.
+
+        In the order added, in the thread that ends the task; at once, in this thread, when it has ended already.
         """
         callback: list[Callable[[Future[T]], object]] = [fn]
         if not self.done():
-            vars(self).setdefault("_callbacks", []).append(callback)
+            if self._callbacks is None:
+                fresh: list[list[Callable[[Future[T]], object]]] = []
+                with making:
+                    if self._callbacks is None:
+                        self._callbacks = fresh
+            self._callbacks.append(callback)
             self._token.copy()  # the anchor
             if not self.done():
                 return
@@ -193,9 +224,9 @@ class Future(concurrent.futures.Future[T]):
         """
         try:
             del self._token[0]
-            self._state = CANCELLED_AND_NOTIFIED  # no look at signals between the two
+            self._phase = CANCELLED_AND_NOTIFIED  # no look at signals between the two
         except IndexError:
-            return self._settled_state() == CANCELLED_AND_NOTIFIED
+            return self._settled_phase() == CANCELLED_AND_NOTIFIED
         try:
             self._after_cancel()
         except BaseException:
@@ -203,11 +234,11 @@ class Future(concurrent.futures.Future[T]):
             raise
         return True
 
-    def _settled_state(self) -> str:
+    def _settled_phase(self) -> str:
         """The state, after the token has gone: who took it writes the state next, a few instructions later."""
-        while self._state == PENDING:
+        while self._phase == PENDING:
             time.sleep(0)
-        return self._state
+        return self._phase
 
     def _after_cancel(self) -> None:
         """What a cancellation owes to others. Each step may be repeated, so that an interrupted call is."""
@@ -220,10 +251,10 @@ class Future(concurrent.futures.Future[T]):
             self._scope = None
 
     def _begin(self) -> bool:
-        """Take the token. (`Worker.run` does the same by itself.)"""
+        """Take the token; `Worker.run` does the same by itself."""
         try:
             del self._token[0]
-            self._state = RUNNING  # no look at signals between the two
+            self._phase = RUNNING  # no look at signals between the two
         except IndexError:
             return False
         return True
@@ -236,13 +267,13 @@ class Future(concurrent.futures.Future[T]):
         self._end(None, exception)
 
     def _end(self, result: T | None, exception: BaseException | None) -> None:
-        """Make the outcome known; for whoever took the token. (`Worker.run` does the same by itself.)"""
+        """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
         scope, self._scope = self._scope, None
         self._result = result
         self._exception = exception
         if scope is not None and exception is not None:
             scope._failed(self)
-        self._state = FINISHED
+        self._phase = FINISHED
         self._announce()
         if scope is not None:
             scope._ended(self._ticket)
@@ -255,12 +286,12 @@ class Future(concurrent.futures.Future[T]):
             self._call_backs()
 
     def _wake_watchers(self) -> None:
-        for watcher in self._watchers.copy():
+        for watcher in list(self._watchers or ()):
             watcher.wake()
 
     def _call_backs(self) -> None:
         interrupt = None
-        for callback in self._callbacks.copy():
+        for callback in list(self._callbacks or ()):
             try:
                 self._call_back(callback)
             except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are called all the same
@@ -284,7 +315,7 @@ class Future(concurrent.futures.Future[T]):
     def set_running_or_notify_cancel(self) -> bool:
         """Take the task over from its pool: True when the caller is now the one to finish it; False when cancelled."""
         if not self._begin():
-            if self._settled_state() == CANCELLED_AND_NOTIFIED:
+            if self._settled_phase() == CANCELLED_AND_NOTIFIED:
                 return False
             raise InvalidStateError(f"{self!r} has begun already") from None
         self._taken_over = True
@@ -302,19 +333,20 @@ class Future(concurrent.futures.Future[T]):
         self._finish_by_hand(None, exception)
 
     def _finish_by_hand(self, result: T | None, exception: BaseException | None) -> None:
-        if self._state == PENDING:
+        if self._phase == PENDING:
             self.set_running_or_notify_cancel()
-        if self._state != RUNNING or not self._taken_over:
-            raise InvalidStateError(f"{self._state}: {self!r} is its pool's to finish")
+        if self._phase != RUNNING or not self._taken_over:
+            raise InvalidStateError(f"{self._phase}: {self!r} is its pool's to finish")
         self._taken_over = False
         self._end(result, exception)
 
     def __repr__(self) -> str:
         outcome = ""
-        if self._state == FINISHED:
+        if self._phase == FINISHED:
             error = self._exception
-            outcome = f" raised {type(error).__name__}" if error else f" returned {type(self._result).__name__}"
-        state = "cancelled" if self._state == CANCELLED_AND_NOTIFIED else self._state.lower()
+            returned = error is None
+            outcome = f" returned {type(self._result).__name__}" if returned else f" raised {type(error).__name__}"
+        state = "cancelled" if self._phase == CANCELLED_AND_NOTIFIED else self._phase.lower()
         return f"<{type(self).__name__} at {id(self):#x} state={state}{outcome}>"
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
@@ -323,47 +355,75 @@ class Future(concurrent.futures.Future[T]):
             self._take()
         return self.done(), self.cancelled(), self._result, self._exception
 
-    # `concurrent.futures.wait` and `as_completed` work on these two. They are made when first looked at.
+    # `concurrent.futures.wait` and `as_completed` work on these three, of which they look at the first more than once
+    # while they hold the second, and expect it to be the same each time.
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        bridge = self._made_bridge
+        if bridge is None or bridge.told or not self.done():
+            return self._phase
+        return RUNNING
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self._bridge().condition
+        bridge = self._bridge()
+        if self.done():
+            bridge.wake()
+        return bridge.condition
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
         return self._bridge().waiters
 
     def _bridge(self) -> _Bridge:
-        bridge: _Bridge = vars(self).setdefault("_made_bridge", _Bridge(self))
-        if bridge not in self._watchers:
+        bridge = self._made_bridge
+        if bridge is None:
+            fresh = _Bridge(self)
+            with making:
+                if self._made_bridge is None:
+                    self._made_bridge = fresh
+                bridge = self._made_bridge
+        if self._watchers is None or bridge not in self._watchers:
             self._watch(bridge)  # twice, when two threads come here at once: it tells only once
         return bridge
+
+
+def wrap_future(task: Future[T]) -> asyncio.Future[T]:
+    """`asyncio.wrap_future`, without importing asyncio for those who don't use it."""
+    import asyncio
+
+    return asyncio.wrap_future(task)
 
 
 class _Bridge:
     """The base class's condition and waiters, for a future that somebody passed to `wait` or `as_completed`.
 
-    All fields are guarded by `condition`. Those functions look at `_state` while they hold it, after the bridge has
-    been registered; hence either they see the end, or `wake` comes after them and sees their waiter.
+    All fields are guarded by `condition` and its lock. The task's end shows in `_state` from `told` on, which is set
+    while the lock is held: who holds the condition either finds the task ended, or has its waiter told.
     """
 
     def __init__(self, future: Future[Any]) -> None:
-        self.condition = threading.Condition()
+        self._lock: threading.RLock = threading.RLock()
+        self.condition: threading.Condition = threading.Condition(self._lock)
         self.waiters: list[Any] = []
-        self._untold: list[Any] | None = None  # those who were waiting at the end; a later one has seen the end
+        self.told: bool = False
+        self._untold: list[Any] = []  # those who wait, and have not been told
         self._future = weakref.ref(future)  # no cycle: a future goes when its last user lets it go
 
     def wake(self) -> None:
+        """The task has ended: tell who waits. May be called again, also after it was interrupted."""
         future = self._future()
-        with self.condition:
+        with self._lock:  # not the condition: Ctrl-C in its __enter__, in Python, would leave it locked
             if future is None:
                 return
-            if self._untold is None:
+            if not self.told:
                 self._untold = self.waiters.copy()
+                self.told = True
             while self._untold:
                 waiter = self._untold[0]
                 del self._untold[0]
-                if future._state == CANCELLED_AND_NOTIFIED:
+                if future._phase == CANCELLED_AND_NOTIFIED:
                     waiter.add_cancelled(future)
                 elif future._exception is not None:
                     waiter.add_exception(future)

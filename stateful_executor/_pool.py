@@ -9,14 +9,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, overload
 
-from typing_extensions import Self, Unpack
-from typing_extensions import TypeVar as DefaultedTypeVar
-from typing_extensions import TypeVarTuple
+from typing_extensions import TypeVar
 
 from . import _exit
-from ._future import Future
+from ._future import Future, wrap_future
 from ._map import map_tasks
 from ._queue import TaskQueue
 from ._scope import Scope
@@ -25,8 +23,11 @@ from ._view import StateView
 from ._waiter import here
 from ._worker import Worker
 
+if TYPE_CHECKING:
+    import asyncio
+
 P = ParamSpec("P")
-S = DefaultedTypeVar("S", default=Any)
+S = TypeVar("S", default=Any, covariant=True)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -54,8 +55,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             are used first.
         thread_name_prefix: What the names of the threads begin with.
         initializer: Called by each worker when it starts, before its first task, outside of every lock. What it
-            returns is the worker's state. A generator function yields the state; the rest of it is the teardown. When it
-            raises before it has ever succeeded, the pool is broken: its tasks, and `submit` from then on, raise
+            returns is the worker's state. A generator function yields the state; the rest of it is the teardown. When
+            it raises before it has ever succeeded, the pool is broken: its tasks, and `submit` from then on, raise
             `BrokenThreadPool` with that error as the cause. When it raises later, one task fails, with
             `InitializerError`, and the next one tries again.
         initargs: Arguments of `initializer`.
@@ -74,6 +75,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
     .. versionadded:: 0.1
     """
 
+    # No initializer; one without initargs; one with initargs, by keyword; the same by position. Each but the first
+    # stands twice, since a checker tells a generator function from the rest only by taking it first. The `...` is there
+    # to have one overload for both, keyword and position; a call without an initializer is the first overload's.
     @overload
     def __init__(
         self: StatefulThreadPoolExecutor[None],
@@ -90,9 +94,19 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         self,
         max_workers: int | None = None,
         thread_name_prefix: str = "",
+        initializer: Callable[[], Generator[S, Any, Any]] = ...,
         *,
-        initializer: Callable[[Unpack[Ts]], Generator[S, Any, Any]],
-        initargs: tuple[Unpack[Ts]] = ...,
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[[], S] = ...,
+        *,
+        finalizer: Callable[[S], object] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
     ) -> None: ...
@@ -102,8 +116,19 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         max_workers: int | None = None,
         thread_name_prefix: str = "",
         *,
-        initializer: Callable[[Unpack[Ts]], S],
-        initargs: tuple[Unpack[Ts]] = ...,
+        initializer: Callable[[*Ts], Generator[S, Any, Any]],
+        initargs: tuple[*Ts],
+        max_backlog: int | None = None,
+        submit_timeout: float | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        *,
+        initializer: Callable[[*Ts], S],
+        initargs: tuple[*Ts],
         finalizer: Callable[[S], object] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
@@ -113,8 +138,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         self,
         max_workers: int | None,
         thread_name_prefix: str,
-        initializer: Callable[[Unpack[Ts]], Generator[S, Any, Any]],
-        initargs: tuple[Unpack[Ts]] = ...,
+        initializer: Callable[[*Ts], Generator[S, Any, Any]],
+        initargs: tuple[*Ts],
         *,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
@@ -124,8 +149,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         self,
         max_workers: int | None,
         thread_name_prefix: str,
-        initializer: Callable[[Unpack[Ts]], S],
-        initargs: tuple[Unpack[Ts]] = ...,
+        initializer: Callable[[*Ts], S],
+        initargs: tuple[*Ts],
         *,
         finalizer: Callable[[S], object] | None = None,
         max_backlog: int | None = None,
@@ -152,7 +177,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         if submit_timeout is not None and max_backlog is None:
             raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
         if submit_timeout is not None and submit_timeout < 0:
-            raise ValueError(f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}")
+            raise ValueError(
+                f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}"
+            )
         self._bindings: dict[object, Binding] = {}
         self._own: Binding | None = None
         if initializer is not None:
@@ -161,7 +188,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             raise ValueError(f"finalizer {name_of(finalizer)} has no state to tear down: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        self._queue = _open_queue(TaskQueue(name, max_workers, max_backlog, submit_timeout), self._own)
+        self._queue: TaskQueue = _open_queue(TaskQueue(name, max_workers, max_backlog, submit_timeout), self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere.
         self._collected = weakref.ref(self, _dropped(self._queue))
@@ -186,8 +213,22 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         self._queue.put(task)
         return task
 
+    async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """As `submit`, but wait for a place in the backlog without blocking the event loop.
+
+        `await pool.asubmit(fn)` returns when the task is accepted, with an `asyncio.Future` of it to await in turn.
+        Cancelled while it waits for a place, the task is not accepted. In a worker of this pool the task is queued
+        over the bound. Raises as `submit` does.
+        """
+        task: Future[T] = Future(self._queue, fn, args, kwargs)
+        await self._aput(task)
+        return wrap_future(task)
+
     def _put(self, task: Future[Any]) -> None:
         self._queue.put(task)
+
+    async def _aput(self, task: Future[Any]) -> None:
+        await self._queue.aput(task)
 
     def map(
         self,
@@ -218,14 +259,20 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
     @overload
     def with_state(self) -> StateView[S]: ...
     @overload
+    def with_state(self, initializer: Callable[[], Generator[T, Any, Any]]) -> StateView[T]: ...
+    @overload
     def with_state(
-        self, initializer: Callable[[Unpack[Ts]], Generator[T, Any, Any]], initargs: tuple[Unpack[Ts]] = ...
+        self, initializer: Callable[[], T], *, finalizer: Callable[[T], object] | None = None
+    ) -> StateView[T]: ...
+    @overload
+    def with_state(
+        self, initializer: Callable[[*Ts], Generator[T, Any, Any]], initargs: tuple[*Ts]
     ) -> StateView[T]: ...
     @overload
     def with_state(
         self,
-        initializer: Callable[[Unpack[Ts]], T],
-        initargs: tuple[Unpack[Ts]] = ...,
+        initializer: Callable[[*Ts], T],
+        initargs: tuple[*Ts],
         *,
         finalizer: Callable[[T], object] | None = None,
     ) -> StateView[T]: ...
@@ -283,7 +330,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         if not wait:
             return
         if here.worker is not None and here.worker.queue is queue:
-            raise RuntimeError(f"a task of {queue.name} can't wait for the pool to end: call shutdown(wait=False) there")
+            raise RuntimeError(
+                f"a task of {queue.name} can't wait for the pool to end: call shutdown(wait=False) there"
+            )
         if not queue.join(timeout):
             raise TimeoutError(f"{queue.name} has not ended after {timeout} seconds: {queue.still_running()}")
 
@@ -313,15 +362,15 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
     # What monitoring code in the wild reads of ThreadPoolExecutor
 
     @property
-    def _threads(self) -> set[Any]:
+    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there, read-only here
         return {worker.thread for worker in self._queue.workers.copy()}
 
     @property
-    def _work_queue(self) -> _QSize:
+    def _work_queue(self) -> _QSize:  # type: ignore[override]  # of a queue, no more than its size
         return _QSize(self._queue)
 
     @property
-    def _broken(self) -> bool:
+    def _broken(self) -> bool:  # type: ignore[override]  # as `_threads`
         return self._queue.broken
 
 
@@ -351,4 +400,11 @@ def _shut_down() -> RuntimeError:
 
 
 def _dropped(queue: TaskQueue) -> Callable[[object], None]:
-    return lambda _: queue.refuse(_shut_down)
+    def drop(_: object) -> None:
+        try:
+            queue.refuse(_shut_down)
+        except BaseException:  # Ctrl-C, which Python prints and then ignores here
+            queue.refuse(_shut_down)
+            raise
+
+    return drop

@@ -6,7 +6,7 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
 
 `tasks`, `front`
     the deque that takes new tasks, and the one that workers take from. They are the same but for a while after a
-    sweep. Guarded by the deque's own lock. A task may stand in them more than once, or after it was cancelled or
+    sweep. Each deque is guarded by its own lock; which ones they are is changed only by who holds the `broom`. A task may stand in them more than once, or after it was cancelled or
     run in place: who pops it needs its token, and there is only one.
 `idle`
     the workers that sleep, or are about to, the last one warmest. Whoever takes a worker out releases its lock, at
@@ -32,20 +32,24 @@ the steps marked "one step" below, so each is done or not done.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._state import name_of
 from ._waiter import Deadline, Waiter, here, sleep
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
+    from ._asyncio import LoopWaiter
     from ._future import Future
     from ._worker import Worker
+
+AnyWaiter: TypeAlias = "Waiter | LoopWaiter"
 
 INLINE_LEVELS = 32  # tasks begun one inside another by submits of a worker to its own full pool
 PLACES_AT_ONCE = 1024  # a bound of a billion tasks costs no memory until they come
@@ -61,24 +65,24 @@ class TaskQueue:
         self.max_backlog = max_backlog
         self.submit_timeout = submit_timeout
         self.new_worker: Callable[[], Worker]  # given by the pool
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
 
         self.tasks: deque[Future[Any]] = deque()
-        self.front = self.tasks
-        self.gone: list[None] = []  # as many as there are entries in the deques whose task was cancelled or run in place
-        self.broom = [None]  # taken out by who sweeps them away
+        self.front: deque[Future[Any]] = self.tasks
+        self.gone: list[None] = []  # as many as the deques have entries whose task was cancelled or run in place
+        self.broom: list[None] = [None]  # taken out by who sweeps them away
 
         self.idle: dict[Worker, None] = {}
         self.workers: dict[Worker, None] = {}
         self.vacant: list[int] = []  # indices of workers that have left, a heap
-        self.fresh = count()
-        self.can_grow = True
+        self.fresh: count[int] = count()
+        self.can_grow: bool = True
         self.proven = False  # the pool's own initializer has succeeded once
         self.broken = False  # it failed before that
 
         self.places: list[None] | None = None
-        self.unminted = 0  # places not yet in the list
-        self.submitters: dict[Waiter, None] = {}
+        self.unminted: int = 0  # places not yet in the list
+        self.submitters: dict[AnyWaiter, None] = {}
         if max_backlog is not None:
             self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
             self.unminted = max_backlog - len(self.places)
@@ -88,10 +92,20 @@ class TaskQueue:
 
     # Submitting
 
-    def put(self, task: Future[Any]) -> None:
-        """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace."""
+    def put(
+        self, task: Future[Any], enter: Callable[[Future[Any]], None] | None = None, *, bounded: bool = True
+    ) -> None:
+        """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace.
+
+        `enter` makes the task known to its scope, which may cancel it from then on: hence only when it has its place.
+        With `bounded=False` it has one already, or needs none.
+        """
         try:
-            if self.places is not None and not self._place(task):
+            inline = bounded and self.places is not None and not self._place(task)
+            if enter is not None:
+                enter(task)
+            if inline:
+                here.worker.run_inline(task)  # type: ignore[union-attr]  # only a worker gets this answer
                 return
             tasks = self.tasks
             tasks.append(task)
@@ -103,6 +117,18 @@ class TaskQueue:
             # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now cancelled or begun.
             task.cancel()
             self.kick()
+            raise
+
+    async def aput(self, task: Future[Any], enter: Callable[[Future[Any]], None] | None = None) -> None:
+        """As `put`, but wait for a place without blocking the event loop; in a worker of the pool, exceed the bound."""
+        try:
+            if self.places is not None and (self.submitters or not self.try_place(task)) and self._worker() is None:
+                from ._asyncio import wait_for_place
+
+                await wait_for_place(self, task)
+            self.put(task, enter, bounded=False)
+        except BaseException:
+            task.cancel()
             raise
 
     def _put_again(self, task: Future[Any]) -> None:
@@ -131,9 +157,11 @@ class TaskQueue:
         idle = self.idle
         while idle:
             try:
-                worker = next(reversed(idle))
+                # A copy, since an iterator over a dict that other threads rebuild may read past its end (CPython, all
+                # versions); and popitem() is a call, after which Ctrl-C could come before the release.
+                worker = list(idle)[-1]
                 del idle[worker]
-            except (KeyError, RuntimeError, StopIteration):
+            except (IndexError, KeyError):
                 continue  # another thread has been at it
             worker.release()  # one step with `del`
             return True
@@ -157,7 +185,7 @@ class TaskQueue:
                     return
                 worker.take_index(heappop(self.vacant) if self.vacant else next(self.fresh))
                 self.workers[worker] = None
-            worker.thread.start()
+            worker.start()
         except BaseException as exc:
             if not worker.disown():
                 raise  # it was born all the same
@@ -179,25 +207,36 @@ class TaskQueue:
         if self.front or self.tasks:
             self._wake_idle()
         if self.places:
-            self._wake_submitter()
+            self.wake_submitter()
 
     # The bound
 
     def _place(self, task: Future[Any]) -> bool:
-        """Take a place for `task`, waiting for it if need be. False when it was run here instead."""
-        if not self.submitters and self._try_place(task):
-            return True
-        worker = here.worker
-        if worker is None or worker.queue is not self:
+        """Take a place for `task`, waiting for it if need be. False in a worker of this pool that should run it."""
+        if not self.submitters:
+            try:
+                del self.places[-1]  # type: ignore[union-attr]  # as in `try_place`; a call less for every task
+                task._placed = True
+                return True
+            except IndexError:
+                pass
+        worker = self._worker()
+        if worker is None:
             self._wait_for_place(task)
             return True
-        if self._try_place(task):
+        if self.try_place(task):
             return True
         if self.refusal is not None:
             raise self.refusal()
-        return worker.inline >= INLINE_LEVELS or not worker.run_inline(task)
+        return worker.inline >= INLINE_LEVELS  # over the bound then: a recursion error helps nobody
 
-    def _try_place(self, task: Future[Any]) -> bool:
+    def _worker(self) -> Worker | None:
+        """The worker of this pool that the calling thread is."""
+        worker = here.worker
+        return worker if worker is not None and worker.queue is self else None
+
+    def try_place(self, task: Future[Any]) -> bool:
+        """Take a place for `task` if there is one."""
         try:
             del self.places[-1]  # type: ignore[union-attr]
             task._placed = True  # one step with `del`
@@ -218,30 +257,41 @@ class TaskQueue:
         deadline = Deadline(self.submit_timeout)
         self.submitters[waiter] = None
         try:
-            while not (self._first_in_line() is waiter and self._try_place(task)):
-                if self.refusal is not None:
-                    raise self.refusal()
+            while not self.turn(waiter, task):
                 if not sleep(waiter, deadline.left()):
-                    raise BacklogFull(
-                        f"{self.name} had all {self.max_backlog} places of its backlog taken for "
-                        f"{self.submit_timeout} seconds; submit later, or raise max_backlog or submit_timeout"
-                    )
+                    raise self.backlog_full()
         finally:
-            del self.submitters[waiter]
+            del self.submitters[waiter]  # no call: after Ctrl-C, too, nobody waits behind one who has gone
             if self.places:
-                self._wake_submitter()
+                self.wake_submitter()
 
-    def _first_in_line(self) -> Waiter | None:
-        while self.submitters:
-            try:
-                return next(iter(self.submitters))
-            except (RuntimeError, StopIteration):
-                continue  # another thread has been at it
-        return None
+    def turn(self, waiter: AnyWaiter, task: Future[Any]) -> bool:
+        """Take a place for `task` if `waiter`, which stands in `submitters`, is first in line and there is one."""
+        if self.refusal is not None:
+            raise self.refusal()
+        return self._first_in_line() is waiter and self.try_place(task)
 
-    def _wake_submitter(self) -> None:
+    def leave_line(self, waiter: AnyWaiter) -> None:
+        """`waiter` waits no more; the next in line may have a place."""
+        self.submitters.pop(waiter, None)
+        if self.places:
+            self.wake_submitter()
+
+    def backlog_full(self) -> BacklogFull:
+        """The error of a submit that waited in vain."""
+        return BacklogFull(
+            f"{self.name} had all {self.max_backlog} places of its backlog taken for {self.submit_timeout} seconds; "
+            "submit later, or raise max_backlog or submit_timeout"
+        )
+
+    def _first_in_line(self) -> AnyWaiter | None:
+        line = list(self.submitters)
+        return line[0] if line else None
+
+    def wake_submitter(self) -> None:
+        """A place came free: the first in line takes it. Awake already, it will look at the places once more."""
         waiter = self._first_in_line()
-        if waiter is not None:
+        if waiter is not None and not waiter.is_awake():
             waiter.wake()
 
     def left(self, task: Future[Any]) -> None:
@@ -257,16 +307,22 @@ class TaskQueue:
         task._placed = False
         self.places.append(None)  # type: ignore[union-attr]  # one step with `_placed`
         if self.submitters:
-            self._wake_submitter()
+            self.wake_submitter()
 
     # Taking
 
     def advance(self) -> bool:
-        """`front` is empty: go on to the deque that takes new tasks. False when that is what `front` was."""
-        tasks = self.tasks
-        if self.front is tasks:
+        """`front` was empty: go on to the deque that takes new tasks. False when they are the same. For workers."""
+        if self.front is self.tasks:
             return False
-        self.front = tasks
+        try:
+            del self.broom[0]
+        except IndexError:
+            time.sleep(0)  # being swept: `front` is about to be replaced, and what is in `tasks` comes after that
+            return True
+        if not self.front:
+            self.front = self.tasks
+        self.broom.append(None)
         return True
 
     def has_tasks(self) -> bool:
@@ -339,11 +395,8 @@ class TaskQueue:
         for worker in workers:
             if self.forked:
                 break
-            if not worker.ended.wait(deadline.left()):
+            if not worker.wait_ended(deadline.left()):
                 return False
-            if worker.born:
-                continue
-            worker.thread.join()  # a few instructions more
         return True
 
     def still_running(self) -> str:
@@ -351,7 +404,7 @@ class TaskQueue:
         return ", ".join(
             f"{worker.thread.name} runs {'nothing' if (fn := worker.fn) is None else name_of(fn)}"
             for worker in list(self.workers)
-            if not worker.ended.is_set()
+            if not worker.ended
         )
 
 
@@ -364,5 +417,5 @@ def _copy(tasks: deque[Future[Any]]) -> list[Future[Any]]:
         with suppress(IndexError):
             # From the right: an append meanwhile makes one entry come twice, a task taken from the left ends it early.
             for index in count(1):
-                entries.append(tasks[-index])
+                entries.append(tasks[-index])  # noqa: PERF401  # the error that ends it would end a comprehension, too
         return entries[::-1]

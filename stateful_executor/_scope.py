@@ -19,11 +19,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, overload
 
-from typing_extensions import Self, TypeVar, TypeVarTuple, Unpack
+from typing_extensions import TypeVar
 
-from ._future import Future
+from ._future import Future, wrap_future
 from ._map import map_tasks
 from ._state import Binding, find_binding
 from ._view import StateView
@@ -31,12 +31,14 @@ from ._waiter import Waiter, here, sleep
 from ._worker import Request, Worker
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Generator
 
     from ._pool import StatefulThreadPoolExecutor
+    from ._queue import TaskQueue
 
 P = ParamSpec("P")
-S = TypeVar("S", default=Any)
+S = TypeVar("S", default=Any, covariant=True)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -69,7 +71,7 @@ class Scope(Generic[S]):
 
     def __init__(self, pool: StatefulThreadPoolExecutor[S]) -> None:
         self._pool = pool
-        self._queue = pool._queue
+        self._queue: TaskQueue = pool._queue
         self._bindings: dict[object, Binding] = {}
         self._teardown_errors: list[BaseException] = []
         self._pending: dict[object, Future[Any] | None] = {}
@@ -93,20 +95,36 @@ class Scope(Generic[S]):
         self._put(task)
         return task
 
+    async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
+        task: Future[T] = Future(self._queue, fn, args, kwargs)
+        await self._aput(task)
+        return wrap_future(task)
+
     def _put(self, task: Future[Any]) -> None:
-        ticket = object()
         try:
-            task._ticket = ticket
-            task._scope = self
-            self._pending[ticket] = task
-            if self._closed or self._cancelled:
-                raise self._refusal()
-            self._queue.put(task)
+            self._queue.put(task, self._add)
             if self._helps and self._waiter is not None:
                 self._waiter.wake()
         except BaseException:
             task.cancel()  # unless it has begun, and then it is in `_pending`
             raise
+
+    async def _aput(self, task: Future[Any]) -> None:
+        try:
+            await self._queue.aput(task, self._add)
+            if self._helps and self._waiter is not None:
+                self._waiter.wake()
+        except BaseException:
+            task.cancel()  # unless it has begun, and then it is in `_pending`
+            raise
+
+    def _add(self, task: Future[Any]) -> None:
+        task._ticket = ticket = object()
+        task._scope = self
+        self._pending[ticket] = task
+        if self._closed or self._cancelled:
+            raise self._refusal()
 
     def _refusal(self) -> RuntimeError:
         if not self._entered:
@@ -133,14 +151,20 @@ class Scope(Generic[S]):
     @overload
     def with_state(self) -> StateView[S]: ...
     @overload
+    def with_state(self, initializer: Callable[[], Generator[T, Any, Any]]) -> StateView[T]: ...
+    @overload
     def with_state(
-        self, initializer: Callable[[Unpack[Ts]], Generator[T, Any, Any]], initargs: tuple[Unpack[Ts]] = ...
+        self, initializer: Callable[[], T], *, finalizer: Callable[[T], object] | None = None
+    ) -> StateView[T]: ...
+    @overload
+    def with_state(
+        self, initializer: Callable[[*Ts], Generator[T, Any, Any]], initargs: tuple[*Ts]
     ) -> StateView[T]: ...
     @overload
     def with_state(
         self,
-        initializer: Callable[[Unpack[Ts]], T],
-        initargs: tuple[Unpack[Ts]] = ...,
+        initializer: Callable[[*Ts], T],
+        initargs: tuple[*Ts],
         *,
         finalizer: Callable[[T], object] | None = None,
     ) -> StateView[T]: ...

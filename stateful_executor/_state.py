@@ -42,15 +42,15 @@ class Binding:
         if finalizer is not None and not callable(finalizer):
             raise TypeError(f"finalizer must be a callable, not {finalizer!r}")
         self.initializer = initializer
-        self.initargs = tuple(initargs)
+        self.initargs: tuple[Any, ...] = tuple(initargs)
         self.finalizer = finalizer
-        self.is_generator = inspect.isgeneratorfunction(initializer)
+        self.is_generator: bool = inspect.isgeneratorfunction(initializer)
         if self.is_generator and finalizer is not None:
             raise TypeError(
                 f"{name_of(initializer)} is a generator function, whose rest is the teardown; "
                 f"it takes no finalizer besides: put {name_of(finalizer)} after its yield"
             )
-        self.name = name_of(initializer)
+        self.name: str = name_of(initializer)
         self.errors = errors  # where a scope wants failed teardowns
         self.holders: dict[Worker, None] = {}
 
@@ -102,7 +102,7 @@ class State:
     __slots__ = ("_binding", "_generator", "value")
 
     def __init__(self, value: Any, binding: Binding, generator: Generator[Any, None, Any] | None) -> None:
-        self.value = value
+        self.value: Any = value
         self._binding = binding
         self._generator = generator
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from ._future import Future
+from ._future import Future, wrap_future
 from ._map import map_tasks
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._pool import StatefulThreadPoolExecutor
     from ._scope import Scope
     from ._state import Binding
 
 P = ParamSpec("P")
-S = TypeVar("S")
+S = TypeVar("S", covariant=True)
 T = TypeVar("T")
 
 
@@ -45,9 +47,18 @@ class StateView(Generic[S]):
         self._door._put(task)
         return task
 
+    async def asubmit(
+        self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
+        task: Future[T] = Future(self._door._queue, fn, args, kwargs)
+        task._binding = self._binding
+        await self._door._aput(task)
+        return wrap_future(task)
+
     def map(
         self,
-        fn: Callable[..., T],
+        fn: Callable[Concatenate[S, P], T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,

@@ -35,6 +35,10 @@ class Waiter:
             return
         self._lock.release()
 
+    def is_awake(self) -> bool:
+        """Whether `wake` has been called since the last `wait` returned."""
+        return not self._token
+
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep for at most `timeout` seconds; False when they passed. After an exception, throw the waiter away."""
         seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)

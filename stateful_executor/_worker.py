@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from _thread import allocate_lock
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, name_of
-from ._waiter import Waiter, here
+from ._waiter import Deadline, Waiter, here, sleep
 from .errors import InitializerError
 
 if TYPE_CHECKING:
@@ -54,23 +54,25 @@ class Worker:
     def __init__(self, queue: TaskQueue, binding: Binding | None) -> None:
         self.queue = queue
         self.binding = binding
-        self.index = -1
-        self.thread = _new_thread(self._live)
-        self.born = [None]
-        self.ended = threading.Event()
-        self.dead = False
+        self.index: int = -1
+        self.thread: threading.Thread = _new_thread(self._live)
+        self.born: list[None] = [None]
+        self.ended: bool = False
+        self.watchers: list[Waiter] = []  # who waits for `ended`
+        self.disowned: bool = False
+        self.dead: bool = False
 
         lock = allocate_lock()
         lock.acquire()
-        self.release = lock.release  # by whoever takes this worker out of `queue.idle`, at once
+        self.release: Callable[[], None] = lock.release  # by whoever takes this worker out of `queue.idle`, at once
         self._sleep = lock.acquire
 
         self.inbox: deque[Request] = deque()
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
-        self.announced = False  # in `queue.idle` while still finishing a task
+        self.announced: bool = False  # in `queue.idle` while still finishing a task
         self.slots: dict[Binding, Slot] = {}  # in the order made
-        self.extras = False  # a slot may have states for deeper levels of nesting
-        self.inline = 0
+        self.extras: bool = False  # a slot may have states for deeper levels of nesting
+        self.inline: int = 0
         self.fn: object = None  # what it runs
 
     # Being born
@@ -86,8 +88,51 @@ class Worker:
             del self.born[0]
         except IndexError:
             return False
-        self.ended.set()
+        self.disowned = True
+        self._say_ended()
         return True
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Wait until this worker has ended, and its thread with it; False when `timeout` seconds passed before."""
+        deadline = Deadline(timeout)
+        waiter = Waiter()
+        self.watchers.append(waiter)
+        while not self.ended:
+            if not sleep(waiter, deadline.left()):
+                return False
+        if not self.disowned:
+            self.thread.join()  # a few instructions more
+        return True
+
+    def _say_ended(self) -> None:
+        self.ended = True
+        for waiter in self.watchers.copy():  # who is not in it yet will see `ended`
+            waiter.wake()
+
+    def start(self) -> None:
+        """Start the thread, or raise. Interrupted, it may start yet: see `disown`.
+
+        `Thread.start` waits for the new thread on an `Event`. Ctrl-C in there can leave the event locked, and then the
+        thread never gets past its start, nor the interpreter past its exit. Since signals are for the main thread,
+        another one does it for that.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            self.thread.start()
+            return
+        errors: list[BaseException] = []
+        waiter = Waiter()
+        start_new_thread(self._start_thread, (errors, waiter))
+        waiter.wait()
+        if errors:
+            raise errors.pop()
+
+    def _start_thread(self, errors: list[BaseException], waiter: Waiter) -> None:
+        try:
+            self.thread.start()
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            waiter.wake()
 
     def _live(self) -> None:
         try:
@@ -110,23 +155,50 @@ class Worker:
     def _start(self) -> bool:
         """Run the pool's initializer, before the first task. False when the pool is broken, or ends before it works.
 
-        In a pool that has worked before, a failure is the next task's, and no more than that one's: the initializer
-        runs again when there is another.
+        In a pool that has worked before, a failure is the next task's, and no more than that one's: for the one after
+        it the initializer runs again.
         """
         if self.binding is None:
             return True
-        while (error := self._make_own_state()) is not None:
-            with self.queue.lock:
-                proven = self.queue.proven
-                self.queue.broken = not proven
-            if not proven:
-                self._break(error)
-                return False
-            if not (self._await_task() and self._fail_next(error) and self._await_task()):
-                return False
+        error = self._make_own_state()
         with self.queue.lock:
-            self.queue.proven = not self.queue.broken
-        return self.queue.proven
+            if error is None:
+                self.queue.proven = not self.queue.broken
+            elif not self.queue.proven:
+                self.queue.broken = True
+        if self.queue.broken:
+            if error is not None:
+                self._break(error)
+            return False
+        return error is None or self._start_again(error)
+
+    def _start_again(self, error: InitializerError | None) -> bool:
+        while (task := self._take()) is not None:
+            error = error or self._make_own_state()
+            if error is None:
+                self.run(task)
+                return True
+            if task._begin():
+                if task._placed:
+                    self.queue.free_place(task)
+                task._fail(error)
+                error = None
+        return False
+
+    def _take(self) -> Future[Any] | None:
+        """Wait for a task; None when the worker is to end."""
+        queue = self.queue
+        while True:
+            try:
+                task = queue.front.popleft()
+            except IndexError:
+                if not queue.advance() and not self._park():
+                    return None
+                self._answer()
+                continue
+            if task._token:
+                return task
+            queue.one_less_gone()
 
     def _make_own_state(self) -> InitializerError | None:
         assert self.binding is not None
@@ -139,22 +211,6 @@ class Worker:
         finally:
             self._drop_extras()
         return None
-
-    def _await_task(self) -> bool:
-        while not self.queue.has_tasks():
-            if not self._park():
-                return False
-            self._answer()
-        return True
-
-    def _fail_next(self, error: InitializerError) -> bool:
-        """Let one task have `error`. Returns True also when another worker was faster."""
-        for task in self.queue.waiting_tasks():
-            if task._begin():
-                self.queue.left(task)
-                task._fail(error)
-                break
-        return True
 
     def _break(self, error: InitializerError) -> None:
         """The pool's initializer failed before it ever succeeded: no task will ever run."""
@@ -195,9 +251,12 @@ class Worker:
             if not nested:
                 queue.one_less_gone()
             return not nested
-        task._state = RUNNING
+        task._phase = RUNNING
         if task._placed:
-            queue.free_place(task)
+            task._placed = False
+            queue.places.append(None)  # type: ignore[union-attr]  # as in `free_place`; a call less for every task
+            if queue.submitters:
+                queue.wake_submitter()
 
         fn, args, kwargs = task._fn, task._args, task._kwargs
         task._fn = task._kwargs = None
@@ -207,15 +266,18 @@ class Worker:
         result = error = slot = None
         try:
             if binding is not None:
-                lender = self._slot(binding)
+                lender = self.slots.get(binding) or self._slot(binding)
                 args = (lender.lend(), *args)
                 slot = lender
+                if slot.lent > 1:
+                    self.extras = True
             result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
         except BaseException as exc:
             # Without this frame in its traceback the error keeps nothing of ours alive, and is in no cycle.
             error = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
             task._name = name_of(fn)
-        fn = args = kwargs = None
+        fn = kwargs = None
+        args = ()
         self.fn = outer
         if slot is not None:
             slot.lent -= 1
@@ -232,7 +294,7 @@ class Worker:
             if scope is not None:
                 scope._failed(task)
         task._result = result
-        task._state = FINISHED
+        task._phase = FINISHED
         task._token.clear()  # the anchor, see _future.py
         if task._watchers:
             task._wake_watchers()
@@ -366,7 +428,7 @@ class Worker:
             self.inbox.extend(())  # locks it, see `ask`
             self._answer()
         here.worker = None
-        self.ended.set()
+        self._say_ended()
 
 
 def _new_thread(target: Callable[[], None]) -> threading.Thread:

@@ -1,0 +1,54 @@
+"""Waiting for a place in the backlog without blocking the event loop. Imported when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ._waiter import Deadline
+
+if TYPE_CHECKING:
+    from ._future import Future
+    from ._queue import TaskQueue
+
+
+class LoopWaiter:
+    """A coroutine that waits, where `Waiter` is a thread that does. Woken from any thread, any number of times."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the coroutine go on."""
+        try:
+            self._loop.call_soon_threadsafe(self._woken.set)
+        except RuntimeError:  # the loop was closed under the coroutine: it will never take its turn
+            self._queue.leave_line(self)
+
+    def is_awake(self) -> bool:
+        """Whether `wake` has had its effect; false is always right."""
+        return False
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for at most `timeout` seconds; False when they passed."""
+        try:
+            await asyncio.wait_for(self._woken.wait(), timeout)
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+
+async def wait_for_place(queue: TaskQueue, task: Future[Any]) -> None:
+    """Take a place for `task` in the bounded backlog of `queue`, in turn with the threads that wait for one."""
+    waiter = LoopWaiter(queue)
+    deadline = Deadline(queue.submit_timeout)
+    queue.submitters[waiter] = None
+    try:
+        while not queue.turn(waiter, task):
+            if not await waiter.wait(deadline.left()):
+                raise queue.backlog_full()
+    finally:
+        queue.leave_line(waiter)

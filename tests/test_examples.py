@@ -1,0 +1,115 @@
+"""Each example runs in an interpreter of its own, and prints what it promises; the README shows what it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stateful_executor
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+NO_FTS5 = """
+import runpy, sqlite3, sys
+
+class Connection(sqlite3.Connection):
+    def execute(self, sql, *parameters):
+        if "fts5" in sql:
+            raise sqlite3.OperationalError("no such module: fts5")
+        return super().execute(sql, *parameters)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **kwargs: connect(*args, **kwargs, factory=Connection)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a child interpreter that imports the same `stateful_executor` as these tests do."""
+    package = str(Path(stateful_executor.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, *map(str, args)], env=env, capture_output=True, encoding="utf-8", timeout=50, check=False
+    )
+
+
+def output_of(name: str, *args: str) -> str:
+    child = run("-W", "error", EXAMPLES / name, *args)
+    assert (child.returncode, child.stderr) == (0, "")
+    return child.stdout
+
+
+def number(pattern: str, output: str) -> int:
+    """The one number that `pattern` finds."""
+    (found,) = re.findall(pattern, output)
+    return int(found.replace(",", ""))
+
+
+def requires_fts5() -> None:
+    sqlite3 = pytest.importorskip("sqlite3", reason="this Python has no sqlite3")
+    db = sqlite3.connect(":memory:")
+    try:
+        db.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
+    except sqlite3.OperationalError as error:
+        pytest.skip(f"this SQLite has no FTS5: {error}")
+    finally:
+        db.close()
+
+
+def test_quickstart_prints_what_it_did() -> None:
+    assert output_of("quickstart.py") == "[21, 22, 23, 24, 25, 26, 27, 28]\n4 setups, 4 teardowns\n"
+
+
+def test_readme_shows_the_quickstart_and_its_output() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert (EXAMPLES / "quickstart.py").read_text(encoding="utf-8") in blocks
+    assert output_of("quickstart.py") in blocks
+
+
+def test_search_stdlib_closes_each_connection_and_finds_something() -> None:
+    requires_fts5()
+    output = output_of("search_stdlib.py", "--limit", "400")
+    assert 100 < number(r"([\d,]+) files,", output) <= 400
+    assert number(r"([\d,]+) lines", output) > 10_000
+    assert number(r"(\d+) opened", output) == number(r"(\d+) closed", output) == number(r"workers +(\d+)", output) > 0
+    assert 1 <= number(r"backlog +(\d+)", output) <= number(r"of (\d+) allowed", output)
+    assert number(r"(\d+) files in \d+ ms", output) > 0
+    assert re.search(r"^ +\d+\.\d\d  \S+\.py\n +.*\[", output, re.MULTILINE)
+
+
+def test_search_stdlib_takes_any_phrase() -> None:
+    requires_fts5()
+    output = output_of("search_stdlib.py", "--limit", "20", 'no "such* AND (phrase')
+    assert number(r"(\d+) files in \d+ ms", output) == 0
+
+
+def test_search_stdlib_says_that_fts5_is_missing() -> None:
+    pytest.importorskip("sqlite3", reason="this Python has no sqlite3")
+    child = run("-c", NO_FTS5, EXAMPLES / "search_stdlib.py")
+    assert child.returncode == 1
+    assert "FTS5" in child.stderr
+    assert child.stdout == ""
+
+
+def test_swap_in_prints_the_same_with_both_classes() -> None:
+    pytest.importorskip("tqdm", reason="tqdm is not installed: pip install 'stateful-executor[examples]'")
+    child = run(EXAMPLES / "swap_in.py")
+    assert child.returncode == 0, child.stderr
+    assert "same output" in child.stdout
+    assert re.findall(r"(\w+) +1000 results, all right; 1000 from our workers", child.stdout) == ["tqdm", "asyncio"]
+
+
+def test_swap_in_says_what_to_install() -> None:
+    hidden = "import runpy, sys; sys.modules['tqdm'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    child = run("-c", hidden, EXAMPLES / "swap_in.py")
+    assert child.returncode == 1
+    assert "pip install 'stateful-executor[examples]'" in child.stderr

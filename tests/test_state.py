@@ -1,0 +1,435 @@
+"""State: made, lent, torn down."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor
+from stateful_executor.errors import BrokenThreadPool
+
+
+class Ledger:
+    """Makes states, and notes which thread made, used and tore down each."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, int] = {}
+        self.torn_down: dict[int, int] = {}
+        self.lent: set[int] = set()
+        self.lock = threading.Lock()
+        self.errors: list[str] = []
+
+    def make(self) -> int:
+        with self.lock:
+            number = len(self.made)
+            self.made[number] = threading.get_ident()
+        return number
+
+    def tear_down(self, number: int) -> None:
+        with self.lock:
+            if number in self.torn_down:
+                self.errors.append(f"{number} torn down twice")
+            if number in self.lent:
+                self.errors.append(f"{number} torn down while lent")
+            self.torn_down[number] = threading.get_ident()
+
+    def generate(self) -> Generator[int]:
+        number = self.make()
+        try:
+            yield number
+        finally:
+            self.tear_down(number)
+
+    def use(self, number: int, then: Callable[[], Any] = int) -> int:
+        with self.lock:
+            if number in self.lent or number in self.torn_down:
+                self.errors.append(f"{number} lent twice, or after its end")
+            if self.made[number] != threading.get_ident():
+                self.errors.append(f"{number} lent to another thread")
+            self.lent.add(number)
+        then()
+        with self.lock:
+            self.lent.remove(number)
+        return number
+
+    def check(self) -> None:
+        assert not self.errors
+        assert self.torn_down == self.made  # each in the thread that made it
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A new ledger."""
+    return Ledger()
+
+
+Kwargs = Callable[[Ledger], dict[str, Any]]
+
+
+@pytest.fixture(params=["finalizer", "generator"])
+def kwargs(request: pytest.FixtureRequest) -> Kwargs:
+    """The two ways to say how a state is torn down."""
+    if request.param == "finalizer":
+        return lambda ledger: {"initializer": ledger.make, "finalizer": ledger.tear_down}
+    return lambda ledger: {"initializer": ledger.generate}
+
+
+def test_shutdown_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
+    """Each state made is torn down once, in its worker's thread, when the pool ends."""
+    everyone = threading.Barrier(3)
+    with StatefulThreadPoolExecutor(3, **kwargs(ledger)) as pool:
+        for future in [pool.with_state().submit(ledger.use, everyone.wait) for _ in range(3)]:
+            future.result()
+    assert len(ledger.made) == 3
+    ledger.check()
+
+
+def test_body_error_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
+    """Also when the `with` body raises."""
+    with pytest.raises(LookupError), StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
+        pool.submit(int)
+        raise LookupError
+    assert len(ledger.made) == 1
+    ledger.check()
+
+
+def test_task_errors_keep_the_state(ledger: Ledger, kwargs: Kwargs) -> None:
+    """A task that raises costs no state and no worker."""
+    with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
+        view = pool.with_state()
+        for error in (ValueError, SystemExit, KeyboardInterrupt, GeneratorExit):
+            with pytest.raises(error):
+                view.submit(_raise, error).result()
+        assert view.submit(ledger.use).result() == 0
+    ledger.check()
+
+
+def _raise(state: object, error: type[BaseException]) -> None:
+    raise error
+
+
+def test_plain_tasks_get_no_state(ledger: Ledger, kwargs: Kwargs) -> None:
+    """`submit` is the standard library's, though the initializer has run before."""
+    with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
+        assert pool.submit(lambda *args: args, 1).result() == (1,)
+        assert ledger.made
+    ledger.check()
+
+
+def test_initargs_and_callables() -> None:
+    """Any callable makes a state, with its arguments."""
+    with StatefulThreadPoolExecutor(1, "", dict, ([("a", 1)],)) as pool:
+        assert pool.with_state().submit(dict.copy).result() == {"a": 1}
+        assert pool.with_state(partial(list, "ab")).submit(list.copy).result() == ["a", "b"]
+
+
+def test_parallel_initializers() -> None:
+    """States are made in parallel, outside of every lock: here each initializer waits for all the others."""
+    everyone = threading.Barrier(4)
+    with StatefulThreadPoolExecutor(4, initializer=everyone.wait) as pool:
+        for future in [pool.submit(int) for _ in range(4)]:
+            assert future.result() == 0
+
+
+class TestViews:
+    """`with_state(...)` with other initializers."""
+
+    def test_made_when_first_needed(self, ledger: Ledger, kwargs: Kwargs) -> None:
+        """A worker makes such a state for its first task that needs it, and keeps it until it ends."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(**kwargs(ledger))
+            pool.submit(int).result()
+            assert not ledger.made
+            assert {view.submit(ledger.use).result() for _ in range(10)} == {0}
+            assert not ledger.torn_down
+        ledger.check()
+
+    def test_equal_arguments_share_states(self, ledger: Ledger) -> None:
+        """Views with equal initializer, initargs and finalizer share; a bound method made anew is equal too."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            for _ in range(3):
+                assert pool.with_state(ledger.make).submit(ledger.use).result() == 0
+            assert pool.with_state(ledger.make, finalizer=ledger.tear_down).submit(ledger.use).result() == 1
+            assert pool.with_state(list, ([1],)).submit(id).result() == pool.with_state(list, ([1],)).submit(id).result()
+            assert pool.with_state(list, ([2],)).submit(list.copy).result() == [2]
+
+    def test_arguments_that_cannot_be_compared(self) -> None:
+        """Arguments with a comparison that is no truth value make states of their own, as arrays do."""
+
+        class Array(list[int]):
+            def __eq__(self, other: object) -> Any:
+                raise ValueError("the truth value of an array is ambiguous")
+
+            __hash__ = None  # type: ignore[assignment]
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            assert pool.with_state(len, (Array(),)).submit(abs).result() == 0
+            assert pool.with_state(len, (Array([1]),)).submit(abs).result() == 1
+
+    def test_own_and_other_at_once(self, ledger: Ledger) -> None:
+        """One worker, states of three kinds, torn down in the reverse of the order in which they were made."""
+        log: list[str] = []
+        with StatefulThreadPoolExecutor(1, initializer=str, finalizer=lambda _: log.append("own")) as pool:
+            first = pool.with_state(list, finalizer=lambda _: log.append("first"))
+            second = pool.with_state(dict, finalizer=lambda _: log.append("second"))
+            second.submit(dict.copy).result()
+            first.submit(list.copy).result()
+            assert pool.with_state().submit(str.upper).result() == ""
+        assert log == ["first", "second", "own"]
+
+    def test_scope_view_of_the_pools_state(self, ledger: Ledger, kwargs: Kwargs) -> None:
+        """`scope.with_state()` lends the pool's own state, which outlives the scope."""
+        with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
+            for _ in range(3):
+                with pool.scope() as scope:
+                    future = scope.with_state().submit(ledger.use)
+                assert future.result() == 0
+            assert not ledger.torn_down
+        ledger.check()
+
+    def test_no_initializer(self) -> None:
+        """Without an initializer there is no state to lend, and the error says what to do."""
+        with StatefulThreadPoolExecutor(1) as pool, pool.scope() as scope:
+            for door in (pool, scope):
+                with pytest.raises(ValueError, match="has no initializer.*give one"):
+                    door.with_state()
+                with pytest.raises(ValueError, match="only together with an initializer"):
+                    door.with_state(finalizer=print)  # type: ignore[call-overload]
+
+    def test_map(self, ledger: Ledger, kwargs: Kwargs) -> None:
+        """`view.map` passes the state first, also to the calls of a chunk."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            view = pool.with_state(list)
+            assert list(view.map(lambda state, a, b: (type(state), a + b), "ab", "cd")) == [(list, "ac"), (list, "bd")]
+            assert list(view.map(lambda state, n: n, range(10), chunksize=3)) == list(range(10))
+
+
+class TestExclusive:
+    """A state is lent to one task at a time."""
+
+    def test_stress(self, ledger: Ledger, kwargs: Kwargs, nervous: None) -> None:
+        """Many tasks from several threads, on a few workers: never two at once on one state."""
+        with StatefulThreadPoolExecutor(4, **kwargs(ledger)) as pool:
+            view = pool.with_state()
+
+            def submit_many() -> None:
+                for future in [view.submit(ledger.use) for _ in range(500)]:
+                    future.result()
+
+            threads = [threading.Thread(target=submit_many) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        ledger.check()
+
+    def test_reentrance_gets_another_state(self, ledger: Ledger, kwargs: Kwargs) -> None:
+        """A task run inside a task that holds the worker's state is lent a second one, torn down with the outer task."""
+        with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
+            view = pool.with_state()
+
+            def outer(state: int, levels: int) -> list[int]:
+                inner: list[int] = []
+                if levels:
+                    ledger.use(state, lambda: inner.extend(view.submit(outer, levels - 1).result()))
+                return [state, *inner]
+
+            assert view.submit(outer, 3).result() == [0, 1, 2, 3]
+            assert sorted(ledger.torn_down) == [1, 2, 3]  # before the result was visible
+            assert view.submit(outer, 1).result() == [0, 4]
+            assert view.submit(ledger.use).result() == 0
+        ledger.check()
+
+    def test_inline_on_a_full_backlog(self, ledger: Ledger, kwargs: Kwargs) -> None:
+        """A task that a submit runs at once, the backlog being full, is lent another state as well."""
+        with StatefulThreadPoolExecutor(1, max_backlog=1, **kwargs(ledger)) as pool:
+            view = pool.with_state()
+
+            def outer(state: int) -> list[int]:
+                futures = [view.submit(ledger.use) for _ in range(3)]
+                return [state, *(future.result() for future in futures)]
+
+            assert view.submit(outer).result() == [0, 1, 1, 1]
+        ledger.check()
+
+
+class TestFailure:
+    """DESIGN: a pool whose initializer never succeeded is broken; one that has worked never breaks."""
+
+    def test_broken(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Each pending task gets an error of its own, with the original as its cause; a cancelled one is left alone."""
+        begun, go_on = threading.Event(), threading.Event()
+        original = ConnectionError("no route to host")
+
+        def connect() -> None:
+            begun.set()
+            go_on.wait()
+            raise original
+
+        with StatefulThreadPoolExecutor(1, initializer=connect) as pool:
+            futures = [pool.submit(int) for _ in range(4)]
+            begun.wait()
+            assert futures[1].cancel()
+            go_on.set()
+            errors = [future.exception() for future in futures if not future.cancelled()]
+            assert [type(error) for error in errors] == [BrokenThreadPool] * 3
+            assert len({id(error) for error in errors}) == 3
+            assert all(error is not None and error.__cause__ is original for error in errors)
+            with pytest.raises(BrokenThreadPool, match="no route to host") as caught:
+                pool.submit(int)
+            assert caught.value.__cause__ is original
+            with pytest.raises(BrokenThreadPool), pool.scope() as scope:
+                scope.submit(int)
+        assert [(record.name, record.levelno) for record in caplog.records] == [("concurrent.futures", logging.CRITICAL)]
+
+    def test_broken_wakes_blocked_submits(self) -> None:
+        """A submit that waits for a place raises too."""
+        go_on = threading.Event()
+        blocked = threading.Event()
+
+        def fail() -> None:
+            go_on.wait()
+            raise ValueError
+
+        caught: list[BaseException] = []
+
+        def submit() -> None:
+            blocked.set()
+            try:
+                pool.submit(int)
+            except BrokenThreadPool as exc:
+                caught.append(exc)
+
+        with StatefulThreadPoolExecutor(1, initializer=fail, max_backlog=1) as pool:
+            pool.submit(int)
+            thread = threading.Thread(target=submit)
+            thread.start()
+            blocked.wait()
+            go_on.set()
+            thread.join()
+        assert len(caught) == 1
+
+    def test_one_that_worked_never_breaks(self) -> None:
+        """A second worker can't start: one task fails for it, the next tries again."""
+        starts = iter([None, OSError("first"), OSError("second"), None])
+        begun, in_two = threading.Event(), threading.Barrier(2)
+
+        def start() -> None:
+            outcome = next(starts)
+            if outcome is not None:
+                raise outcome
+
+        def hold() -> None:
+            begun.set()
+            in_two.wait()
+
+        with StatefulThreadPoolExecutor(2, initializer=start) as pool:
+            busy = pool.submit(hold)
+            begun.wait()
+            causes = []
+            for _ in range(2):
+                with pytest.raises(InitializerError) as caught:
+                    pool.submit(int).result()
+                causes.append(str(caught.value.__cause__))
+            assert causes == ["first", "second"]
+            pool.submit(in_two.wait).result()  # by the second worker, which has started now
+            busy.result()
+
+    def test_a_views_initializer_fails(self) -> None:
+        """The task that needed the state fails, with the original error as the cause; the next one tries again."""
+        outcomes = iter([ValueError("not yet"), KeyboardInterrupt("nor now"), None])
+
+        def make() -> str:
+            outcome = next(outcomes)
+            if outcome is not None:
+                raise outcome
+            return "made"
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(make)
+            for error in (ValueError, KeyboardInterrupt):
+                with pytest.raises(InitializerError, match="make raised") as caught:
+                    view.submit(str.upper).result()
+                assert type(caught.value.__cause__) is error
+            assert view.submit(str.upper).result() == "MADE"
+            assert view.submit(str.upper).result() == "MADE"
+
+    def test_generator_without_yield(self) -> None:
+        """A generator function that yields nothing is told so."""
+
+        def nothing() -> Generator[int]:
+            if False:
+                yield 0
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            with pytest.raises(InitializerError) as caught:
+                pool.with_state(nothing).submit(int).result()
+            assert "ended without yielding a state" in str(caught.value.__cause__)
+
+    def test_tasks_of_the_initializer(self) -> None:
+        """Tasks that an initializer submits and waits for run without the state that it is making."""
+
+        def make() -> int:
+            with pytest.raises(InitializerError, match="itself waits for"):
+                pool.with_state().submit(abs).result()
+            return pool.submit(pow, 2, 5).result()
+
+        with StatefulThreadPoolExecutor(1, initializer=make) as pool:
+            assert pool.with_state().submit(lambda state: state).result() == 32
+
+    @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+    def test_failing_teardown(self, error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+        """It is logged, and the worker's other states are torn down all the same."""
+        done: list[str] = []
+
+        def fail(state: object) -> None:
+            raise error("teardown")
+
+        with StatefulThreadPoolExecutor(1, initializer=str, finalizer=done.append) as pool:
+            pool.with_state(list, finalizer=fail).submit(list.copy).result()
+        assert done == [""]
+        assert [(record.name, record.exc_info and record.exc_info[0]) for record in caplog.records] == [
+            ("stateful_executor", error)
+        ]
+
+    def test_generator_that_yields_twice(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A second yield is an error of the teardown; the generator is closed."""
+        closed: list[bool] = []
+
+        def twice() -> Generator[int]:
+            try:
+                yield 1
+                yield 2
+            finally:
+                closed.append(True)
+
+        with StatefulThreadPoolExecutor(1, initializer=twice) as pool:
+            pool.submit(int).result()
+        assert closed == [True]
+        assert "yielded a second time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "text"),
+    [
+        ({"initializer": 3}, TypeError, "initializer must be a callable, not 3"),
+        ({"initializer": str, "finalizer": 3}, TypeError, "finalizer must be a callable, not 3"),
+        ({"finalizer": print}, ValueError, "finalizer print has no state"),
+        ({"initializer": Ledger().generate, "finalizer": print}, TypeError, "generator function.*takes no finalizer"),
+        ({"max_workers": 0}, ValueError, "max_workers must be greater than 0, not 0"),
+        ({"max_workers": 1.5}, TypeError, "float"),
+        ({"max_backlog": 0}, ValueError, "max_backlog must be at least 1 task.*not 0"),
+        ({"max_backlog": 1, "submit_timeout": -1}, ValueError, "submit_timeout must be at least 0 seconds"),
+        ({"submit_timeout": 1}, ValueError, "give max_backlog too"),
+        ({"policy": None}, TypeError, "policy"),
+    ],
+)
+def test_wrong_arguments(kwargs: dict[str, Any], error: type[Exception], text: str) -> None:
+    """The constructor says what is wrong, with the value and the remedy."""
+    with pytest.raises(error, match=text):
+        StatefulThreadPoolExecutor(**kwargs)
