@@ -300,9 +300,9 @@ class Scope(Generic[S]):
         failed = [(task._name, task._exception) for task in self._failures.copy()]
         self._failures.clear()
         errors = [exception for _, exception in failed if exception is not None] + self._teardown_errors
-        counted = f"{len(failed)} task{'s' * (len(failed) != 1)}"
+        counted = _counted(len(failed), "task")
         if self._teardown_errors:
-            counted += f" and {len(self._teardown_errors)} teardowns"
+            counted += f" and {_counted(len(self._teardown_errors), 'teardown')}"
         try:
             if error is None or getattr(error, "_scope_mark", None) is self._mark:
                 if errors:
@@ -322,3 +322,7 @@ class Scope(Generic[S]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._pending)} tasks"
         return f"<Scope of {self._queue.name}, {'cancelled, ' * self._cancelled}{state}>"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

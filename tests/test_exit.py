@@ -21,7 +21,11 @@ from contextlib import contextmanager, suppress
 from stateful_executor import StatefulThreadPoolExecutor, _waiter
 
 PATIENCE = 20
-faulthandler.dump_traceback_later(PATIENCE, exit=True)
+if hasattr(signal, "SIGALRM"):  # faulthandler's own timer can hang a forked child
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(PATIENCE)
+else:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
 parent = os.getpid()
 
 
@@ -86,9 +90,17 @@ def interrupt(times=1):
     until(lambda: len(interrupts) >= times)
 
 
+queued = []
+left = threading.Event()
+left.set()  # cleared where the main thread is to leave its block before the task ends
+
+
 def interrupting(times):
+    # The task that runs while others are queued, until those are cancelled.
     interrupt(times)
-    say("interrupting task ended")
+    until(lambda: all(future.done() for future in queued))
+    left.wait()
+    say("queued tasks were cancelled:", *(future.cancelled() for future in queued))
 
 
 def open_pool(**options):
@@ -96,11 +108,18 @@ def open_pool(**options):
 """
 
 FORKS = """
-def fork(fn):
-    # Run `fn` in a forked child, and return when that has ended.
+def forked():
+    # As os.fork(); a child that hangs says where, and dies.
     pid = os.fork()
     if pid == 0:
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        signal.alarm(PATIENCE // 2)
+    return pid
+
+
+def fork(fn):
+    # Run `fn` in a forked child, and return when that has ended.
+    pid = forked()
+    if pid == 0:
         status = 1
         try:
             fn()
@@ -243,8 +262,6 @@ def test_exit_with_an_open_scope(daemon: bool, late: bool) -> None:
             say("left the scope")
             left.set()
 
-        keeper = pool.submit(left.wait) if False else None
-        atexit.register(lambda: {daemon} and None)
         other = StatefulThreadPoolExecutor(1)
         other.submit(left.wait)  # so that a daemon lives long enough to tell
         threading.Thread(target=thread, daemon={daemon}).start()
@@ -333,15 +350,6 @@ def test_exit_beside_the_standard_librarys_pool() -> None:
 
 # Ctrl-C
 
-IN_POOL = """
-with open_pool() as pool:
-    try:
-        {}
-    finally:
-        say("left")
-"""
-
-
 def interrupted(body: str, *, joined_by_exit: bool = False) -> list[str]:
     """Run `body`, which Ctrl-C ends, in an interpreter of its own; its lines. There is exactly one traceback."""
     code, lines, errors = run(body, PRELUDE + INTERRUPTS)
@@ -387,13 +395,13 @@ def test_interrupt_in_result(wait: str) -> None:
         try:
             with open_pool() as pool:
                 running = pool.submit(interrupting, 1)
-                queued = pool.submit(say, "never")
+                queued.append(pool.submit(say, "never"))
                 ready.set()
                 running.{wait}()
         finally:
-            say("left,", "cancelled" if queued.cancelled() else "not cancelled")
+            say("left")
     """)
-    assert lines == ["interrupting task ended", "torn down in its thread", "left, cancelled"]
+    assert lines == ["queued tasks were cancelled: True", "torn down in its thread", "left"]
 
 
 @needs_signals
@@ -401,12 +409,12 @@ def test_interrupt_outside_of_a_with_block() -> None:
     """Ctrl-C in the main thread is no word about the pool: exit finishes what is queued, as in the standard library."""
     lines = interrupted("""
         pool = open_pool()
-        running = pool.submit(interrupting, 1)
+        running = pool.submit(interrupt)
         pool.submit(say, "ran")
         ready.set()
         running.result()
     """)
-    assert lines == ["interrupting task ended", "ran", "torn down in its thread"]
+    assert lines == ["ran", "torn down in its thread"]
 
 
 @needs_signals
@@ -453,12 +461,12 @@ def test_interrupt_at_the_end_of_a_scope(times: int, raises: bool) -> None:
             try:
                 with pool.scope() as scope:
                     scope.submit(task)
-                    queued = [scope.submit(say, "never") for _ in range(3)]
+                    queued += [scope.submit(say, "never") for _ in range(3)]
                     ready.set()
             finally:
-                say("left,", *(future.cancelled() for future in queued))
+                say("left")
     """)
-    assert lines == ["interrupting task ended", "left, True True True", "torn down in its thread"]
+    assert lines == ["queued tasks were cancelled: True True True", "left", "torn down in its thread"]
 
 
 @needs_signals
@@ -469,13 +477,16 @@ def test_interrupt_in_the_exit_of_a_pool(times: int) -> None:
         try:
             with open_pool() as pool:
                 pool.submit(interrupting, {times})
-                queued = pool.submit(say, "never")
+                queued.append(pool.submit(say, "never"))
+                if {times} > 1:
+                    left.clear()
                 ready.set()
-        finally:
-            say("left,", "cancelled" if queued.cancelled() else "not cancelled")
-    """.replace("finally:", "except KeyboardInterrupt:" if times == 3 else "finally:"), joined_by_exit=times == 3)
-    ended, torn, left = "interrupting task ended", "torn down in its thread", "left, cancelled"
-    assert lines == ([ended, torn, left] if times == 1 else [left, ended, torn])
+        {"except KeyboardInterrupt" if times == 3 else "finally"}:
+            say("left")
+            left.set()
+    """, joined_by_exit=times == 3)
+    cancelled, torn = "queued tasks were cancelled: True", "torn down in its thread"
+    assert lines == ([cancelled, torn, "left"] if times == 1 else ["left", cancelled, torn])
 
 
 @needs_signals
@@ -486,15 +497,13 @@ def test_interrupt_while_the_interpreter_joins(times: int, pools: int) -> None:
     lines = interrupted(f"""
         others = [StatefulThreadPoolExecutor(1) for _ in range({pools} - 1)]
         pool = open_pool()
-        ended = pool.submit(interrupting, {times})
-        for other in [pool, *others]:
-            if other is not pool:
-                other.submit(ended.exception)
-            for _ in range(3):
-                other.submit(say, "never").add_done_callback(lambda future: say("cancelled", future.cancelled()))
+        running = pool.submit(interrupting, {times})
+        for other in others:
+            other.submit(running.exception)
+        queued += [each.submit(say, "never") for each in [pool, *others] for _ in range(2)]
         ready.set()
     """, joined_by_exit=True)
-    assert lines == ["cancelled True"] * 3 * pools + ["interrupting task ended", "torn down in its thread"]
+    assert lines == ["queued tasks were cancelled:" + " True" * 2 * pools, "torn down in its thread"]
 
 
 @needs_signals
@@ -532,6 +541,7 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
         from stateful_executor import _exit
 
         def attempt(number):
+            gc.collect()  # queues of earlier attempts, whose number is one of points
             torn_down = []
             pools = [StatefulThreadPoolExecutor(1, initializer=list, finalizer=torn_down.append) for _ in range(2)]
             threads, futures = [], []
@@ -695,7 +705,7 @@ def test_states_in_a_forked_child(ending: str, busy: bool) -> None:
         if {busy}:
             for pool in pools:
                 pool.submit(go_on.wait)
-        pid = os.fork()
+        pid = forked()
         if pid == 0:
             {ending}
             sys.exit(0)
@@ -716,7 +726,7 @@ def test_a_new_pool_in_a_forked_child() -> None:
     lines = run_forks("""
         pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down)
         pool.submit(int).result()
-        pid = os.fork()
+        pid = forked()
         if pid == 0:
             pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down, max_backlog=5)
             with pool.scope() as scope:
@@ -745,7 +755,7 @@ def test_fork_in_a_task(ending: str) -> None:
         pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down, max_backlog=1)
 
         def task(state):
-            pid = os.fork()
+            pid = forked()
             if pid == 0:
                 knock(pool)
                 raised(queued.result)
