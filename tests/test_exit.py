@@ -133,7 +133,8 @@ def fork(fn):
 
 def join(pid):
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status == 0, status
+    if status:
+        say("child ended with", status)
 """
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
