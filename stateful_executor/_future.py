@@ -91,7 +91,14 @@ class Future(concurrent.futures.Future[T]):
     _name: str = "?"  # of its function, once it has failed
     _refusal: object = None  # the mark of the scope that cancelled it
 
-    def __init__(self, queue: TaskQueue, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        queue: TaskQueue,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        binding: Binding | None = None,
+    ) -> None:
         # The base class's __init__ makes a Condition, an RLock and a deque: four fifths of what it costs.
         self._token: list[None] = [None]
         self._queue = queue
@@ -101,7 +108,7 @@ class Future(concurrent.futures.Future[T]):
         self._phase: str = PENDING
         self._result: T | None = None
         self._exception: BaseException | None = None
-        self._binding: Binding | None = None
+        self._binding = binding
         self._scope: Scope | None = None
         self._ticket: object = None
         self._placed = False
@@ -186,6 +193,7 @@ class Future(concurrent.futures.Future[T]):
                     raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
         finally:
             self._watchers.remove(waiter)  # type: ignore[union-attr]  # made by _watch
+            self = None  # type: ignore[assignment]
 
     def _watch(self, watcher: Waiter | _Bridge) -> None:
         if self._watchers is None:
@@ -194,7 +202,7 @@ class Future(concurrent.futures.Future[T]):
                 if self._watchers is None:
                     self._watchers = fresh
         self._watchers.append(watcher)
-        self._token.copy()  # the anchor
+        self._token.extend(())  # the anchor
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(self)` when the task has ended or was cancelled, and log what it raises.
@@ -209,7 +217,7 @@ class Future(concurrent.futures.Future[T]):
                     if self._callbacks is None:
                         self._callbacks = fresh
             self._callbacks.append(callback)
-            self._token.copy()  # the anchor
+            self._token.extend(())  # the anchor
             if not self.done():
                 return
         self._call_back(callback)
@@ -360,10 +368,8 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def _state(self) -> str:  # type: ignore[override]
-        bridge = self._made_bridge
-        if bridge is None or bridge.told or not self.done():
-            return self._phase
-        return RUNNING
+        phase, bridge = self._phase, self._made_bridge
+        return phase if phase == PENDING or bridge is None or bridge.told else RUNNING
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -418,7 +424,7 @@ class _Bridge:
             if future is None:
                 return
             if not self.told:
-                self._untold = self.waiters.copy()
+                self._untold = list(self.waiters)
                 self.told = True
             while self._untold:
                 waiter = self._untold[0]

@@ -107,6 +107,8 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
     except BaseException:
         task.cancel()
         raise
+    finally:
+        del task  # no cycle from its error by the traceback to this frame
 
 
 def _cancel(tasks: deque[tuple[Future[Any], _Chunk | None]]) -> None:

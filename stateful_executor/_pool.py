@@ -190,8 +190,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
         self._queue: TaskQueue = _open_queue(TaskQueue(name, max_workers, max_backlog, submit_timeout), self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
-        # collection can start anywhere.
-        self._collected = weakref.ref(self, _dropped(self._queue))
+        # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
+        self._queue.pool = weakref.ref(self, _dropped(self._queue))
 
     # Submitting
 
@@ -209,9 +209,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
         """
-        task: Future[T] = Future(self._queue, fn, args, kwargs)
-        self._queue.put(task)
-        return task
+        return self._queue.put(Future(self._queue, fn, args, kwargs))
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.
@@ -224,8 +222,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         await self._aput(task)
         return wrap_future(task)
 
-    def _put(self, task: Future[Any]) -> None:
-        self._queue.put(task)
+    def _put(self, task: Future[T]) -> Future[T]:
+        return self._queue.put(task)
 
     async def _aput(self, task: Future[Any]) -> None:
         await self._queue.aput(task)

@@ -33,12 +33,13 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._state import name_of
 from ._waiter import Deadline, Waiter, here, sleep
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ._future import Future
     from ._worker import Worker
 
+T = TypeVar("T")
 AnyWaiter: TypeAlias = "Waiter | LoopWaiter"
 
 INLINE_LEVELS = 32  # tasks begun one inside another by submits of a worker to its own full pool
@@ -64,6 +66,7 @@ class TaskQueue:
         self.max_workers = max_workers
         self.max_backlog = max_backlog
         self.submit_timeout = submit_timeout
+        self.pool: weakref.ref[Any] | None = None  # calls `refuse` when the pool is collected
         self.new_worker: Callable[[], Worker]  # given by the pool
         self.lock: threading.Lock = threading.Lock()
 
@@ -93,8 +96,8 @@ class TaskQueue:
     # Submitting
 
     def put(
-        self, task: Future[Any], enter: Callable[[Future[Any]], None] | None = None, *, bounded: bool = True
-    ) -> None:
+        self, task: Future[T], enter: Callable[[Future[Any]], None] | None = None, *, bounded: bool = True
+    ) -> Future[T]:
         """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace.
 
         `enter` makes the task known to its scope, which may cancel it from then on: hence only when it has its place.
@@ -106,18 +109,21 @@ class TaskQueue:
                 enter(task)
             if inline:
                 here.worker.run_inline(task)  # type: ignore[union-attr]  # only a worker gets this answer
-                return
+                return task
             tasks = self.tasks
             tasks.append(task)
             if tasks is not self.tasks:
                 self._put_again(task)
             if self.idle or self.can_grow or self.refusal is not None:
                 self._attend(task)
+            return task
         except BaseException:
             # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now cancelled or begun.
             task.cancel()
             self.kick()
             raise
+        finally:
+            del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
     async def aput(self, task: Future[Any], enter: Callable[[Future[Any]], None] | None = None) -> None:
         """As `put`, but wait for a place without blocking the event loop; in a worker of the pool, exceed the bound."""
@@ -142,10 +148,10 @@ class TaskQueue:
 
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the queue; refuse when there will be none."""
+        self.wake()  # before the look at `refusal`: that may come while this finds no worker, and may start none
         if self.refusal is not None and task.cancel():
             # Not begun, and nobody may be left to begin it: a worker looks at `tasks` once more after `refusal`.
             raise self.refusal()
-        self.wake()
 
     def wake(self) -> None:
         """Wake an idle worker, or start one if there is none and there may be more."""

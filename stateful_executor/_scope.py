@@ -91,9 +91,7 @@ class Scope(Generic[S]):
         Blocks and raises as the pool's `submit` does. Raises `RuntimeError` outside of the `with` block, and when the
         scope was cancelled.
         """
-        task: Future[T] = Future(self._queue, fn, args, kwargs)
-        self._put(task)
-        return task
+        return self._put(Future(self._queue, fn, args, kwargs))
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
@@ -101,14 +99,17 @@ class Scope(Generic[S]):
         await self._aput(task)
         return wrap_future(task)
 
-    def _put(self, task: Future[Any]) -> None:
+    def _put(self, task: Future[T]) -> Future[T]:
         try:
             self._queue.put(task, self._add)
             if self._helps and self._waiter is not None:
                 self._waiter.wake()
+            return task
         except BaseException:
             task.cancel()  # unless it has begun, and then it is in `_pending`
             raise
+        finally:
+            del task  # as in `TaskQueue.put`
 
     async def _aput(self, task: Future[Any]) -> None:
         try:

@@ -42,17 +42,13 @@ class StateView(Generic[S]):
         this view belongs to. The future gets `InitializerError`, with the initializer's own error as its cause, when
         the state can't be made; the next task tries again.
         """
-        task: Future[T] = Future(self._door._queue, fn, args, kwargs)
-        task._binding = self._binding
-        self._door._put(task)
-        return task
+        return self._door._put(Future(self._door._queue, fn, args, kwargs, self._binding))
 
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        task: Future[T] = Future(self._door._queue, fn, args, kwargs)
-        task._binding = self._binding
+        task: Future[T] = Future(self._door._queue, fn, args, kwargs, self._binding)
         await self._door._aput(task)
         return wrap_future(task)
 

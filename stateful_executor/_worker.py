@@ -106,7 +106,7 @@ class Worker:
 
     def _say_ended(self) -> None:
         self.ended = True
-        for waiter in self.watchers.copy():  # who is not in it yet will see `ended`
+        for waiter in list(self.watchers):  # who is not in it yet will see `ended`
             waiter.wake()
 
     def start(self) -> None:
@@ -177,6 +177,7 @@ class Worker:
             error = error or self._make_own_state()
             if error is None:
                 self.run(task)
+                del task  # as in `run`
                 return True
             if task._begin():
                 if task._placed:
@@ -273,7 +274,8 @@ class Worker:
                     self.extras = True
             result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
         except BaseException as exc:
-            # Without this frame in its traceback the error keeps nothing of ours alive, and is in no cycle.
+            # The traceback begins with the user's function. (That one's frame still refers to this one, its caller, which
+            # is why every name here for the task is dropped at the end: the error would be in a cycle with it.)
             error = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
             task._name = name_of(fn)
         fn = kwargs = None
@@ -300,13 +302,16 @@ class Worker:
             task._wake_watchers()
         if task._callbacks:
             self._call_backs(task)
-        if scope is not None:
+        if scope is None:
+            task = result = error = None
+        else:
             # The scope ends only after the last reference to a result that nobody keeps is gone.
             ticket = task._ticket
             task._scope = None
             scope._pending[ticket] = None
             task = result = error = None
             scope._ended(ticket)
+            scope = None
         return True
 
     def _call_backs(self, task: Future[Any]) -> None:
@@ -323,8 +328,11 @@ class Worker:
 
     def run_in_place(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
-        if task._token and self.run(task):
-            self.queue.left(task)
+        try:
+            if task._token and self.run(task):
+                self.queue.left(task)
+        finally:
+            del task  # as in `run`
 
     def run_inline(self, task: Future[Any]) -> bool:
         """Run `task`, which has no place in the full backlog, inside the task that submits it."""
@@ -333,6 +341,7 @@ class Worker:
             return self.run(task)
         finally:
             self.inline -= 1
+            del task  # as in `run`
 
     # States
 

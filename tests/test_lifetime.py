@@ -296,7 +296,7 @@ def in_scope(pool: Pool, fn: Any, arg: Any) -> Any:
 
 def run_in_place(pool: Pool, fn: Any, arg: Any) -> Any:
     """In a task: the only worker runs the next task while this one waits for it."""
-    return pool.submit(fn, arg, key=arg).result(PATIENCE)
+    return pool.submit(fn, arg, key=arg).result()
 
 
 def run_inline(pool: Pool, fn: Any, arg: Any) -> Any:
@@ -361,9 +361,12 @@ def test_nothing_of_a_task_is_kept(door: str, kind: type[Returns]) -> None:
         notes.extend([weakref.ref(fn), weakref.ref(arg)])
         made = DOORS[door](pool, fn, arg)
         del fn, arg
-        assert isinstance(outcome(made), Failure if kind is Fails else Thing)
-        if hasattr(made, "close"):
-            made.close()
+        try:
+            assert isinstance(outcome(made), Failure if kind is Fails else Thing)
+            if hasattr(made, "close"):
+                made.close()
+        finally:
+            del made  # an error refers to the frames of those who called what it passed through, hence to this one
 
     with StatefulThreadPoolExecutor(1, initializer=Thing, max_backlog=1) as pool, no_collector():
         use(pool)

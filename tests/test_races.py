@@ -26,8 +26,8 @@ class Stage(deque[Any]):
 
     def _run(self, hook: str) -> None:
         fn = getattr(self, hook)
-        setattr(self, hook, None)
         if fn is not None:
+            setattr(self, hook, None)
             fn()
 
     def append(self, task: Any) -> None:
@@ -254,4 +254,5 @@ def test_a_late_callback_does_not_hold_a_task_up() -> None:
         future = pool.submit(go_on.wait)
         pool._queue.idle = Idle()
         go_on.set()
+        assert ran.wait(10)
     assert in_time == [True]
