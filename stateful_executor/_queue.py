@@ -6,8 +6,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
 
 `tasks`, `front`
     the deque that takes new tasks, and the one that workers take from. They are the same but for a while after a
-    sweep. Each deque is guarded by its own lock; which ones they are is changed only by who holds the `broom`. A task may stand in them more than once, or after it was cancelled or
-    run in place: who pops it needs its token, and there is only one.
+    sweep. Each deque is guarded by its own lock; which ones they are is changed only by who holds the `broom`. A task
+    may stand in them more than once, or after it was cancelled or run in place: who pops it needs its token, and
+    there is only one.
 `idle`
     the workers that sleep, or are about to, the last one warmest. Whoever takes a worker out releases its lock, at
     once; nobody else does. Guarded by the dict's own lock.

@@ -274,8 +274,8 @@ class Worker:
                     self.extras = True
             result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
         except BaseException as exc:
-            # The traceback begins with the user's function. (That one's frame still refers to this one, its caller, which
-            # is why every name here for the task is dropped at the end: the error would be in a cycle with it.)
+            # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
+            # which is why every name for the task is dropped at the end: the error would be in a cycle with it.)
             error = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
             task._name = name_of(fn)
         fn = kwargs = None

@@ -9,16 +9,12 @@ import os
 import sys
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import stateful_executor
 
 PACKAGE = os.path.dirname(stateful_executor.__file__)
-CALLS = {
-    code
-    for name, code in dis.opmap.items()
-    if name.startswith("CALL") and not name.startswith("CALL_INTRINSIC")
-}
+CALLS = {code for name, code in dis.opmap.items() if name.startswith("CALL") and not name.startswith("CALL_INTRINSIC")}
 ENTRIES_AND_JUMPS = {dis.opmap[name] for name in ("RESUME", "JUMP_BACKWARD")}
 
 
@@ -38,7 +34,7 @@ class Interrupt:
         self.passed = 0
         self.where = ""
 
-    def __enter__(self) -> "Interrupt":
+    def __enter__(self) -> Self:
         sys.settrace(self._trace)
         return self
 

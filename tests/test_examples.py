@@ -65,7 +65,9 @@ def requires_fts5() -> None:
 
 
 def test_quickstart_prints_what_it_did() -> None:
-    assert output_of("quickstart.py") == "[21, 22, 23, 24, 25, 26, 27, 28]\ntorn down by each worker that set up: True\n"
+    assert (
+        output_of("quickstart.py") == "[21, 22, 23, 24, 25, 26, 27, 28]\ntorn down by each worker that set up: True\n"
+    )
 
 
 def test_readme_shows_the_quickstart_and_its_output() -> None:

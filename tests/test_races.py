@@ -61,7 +61,7 @@ def in_thread(fn: Callable[[], object]) -> Callable[[], None]:
 
 @pytest.mark.parametrize("moment", ["before_append", "after_append"])
 def test_submit_against_shutdown(moment: str) -> None:
-    """The pool ends, workers and all, just before or after the task is queued: submit raises, and no task is stranded."""
+    """The pool ends, workers and all, just before or after the task is queued: it is refused, or run; not stranded."""
     pool, stage = staged()
     pool.submit(int).result()
     setattr(stage, moment, in_thread(pool.shutdown))
@@ -113,7 +113,7 @@ def _submit_in_thread(pool: StatefulThreadPoolExecutor[None]) -> Any:
 def test_park_against_shutdown() -> None:
     """The pool is shut down between a worker's entry among the idle and its look: it ends."""
     pool, stage = staged()
-    stage.before_look = lambda: in_thread(lambda: pool.shutdown(wait=False))()
+    stage.before_look = in_thread(lambda: pool.shutdown(wait=False))
     pool.submit(int).result(5)
     pool.shutdown(timeout=5)
 
@@ -163,7 +163,7 @@ def test_cancel_against_begin() -> None:
         pool.submit(go_on.wait)
         cancelled_first, begun_first = pool.submit(int), pool.submit(int)
         cancelled_first._token = Token([None])
-        cancelled_first._token.other = lambda: cancelled_first.cancel()
+        cancelled_first._token.other = cancelled_first.cancel
         begun_first._token = Token([None])
         begun_first._token.other = lambda: (go_on.set(), begun_first.result(5))
         assert begun_first.cancel() is False

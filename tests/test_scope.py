@@ -102,9 +102,7 @@ class TestJoin:
         assert future.cancelled()
         pool.shutdown()
 
-    def test_submit_from_another_thread_at_the_end(
-        self, pool: StatefulThreadPoolExecutor[None], nervous: None
-    ) -> None:
+    def test_submit_from_another_thread_at_the_end(self, pool: StatefulThreadPoolExecutor[None], nervous: None) -> None:
         """A thread that submits while the scope ends gets in and is joined, or is refused: never in between."""
         for _ in range(200):
             start = threading.Barrier(2)

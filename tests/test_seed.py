@@ -1,4 +1,4 @@
-"""The cases of the Rust crates this descends from (scope-threadpool, scoped-threadpool, scoped_pool), said in Python."""
+"""The cases of the Rust crates this descends from (scope-threadpool, scoped-threadpool, scoped_pool), in Python."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_subscopes() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("backlog", [None, 1, 10])
 def test_quicksort_by_nested_scopes(workers: int, backlog: int | None) -> None:
-    """In place, by tasks that open scopes for their halves and wait for them: no deadlock with any number of workers."""
+    """In place, by tasks that open scopes for their halves and wait: no deadlock with any number of workers."""
     numbers = [(number * 7919) % 1009 for number in range(1009)]
 
     def sort(low: int, high: int) -> None:

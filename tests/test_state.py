@@ -155,7 +155,9 @@ class TestViews:
             for _ in range(3):
                 assert pool.with_state(ledger.make).submit(ledger.use).result() == 0
             assert pool.with_state(ledger.make, finalizer=ledger.tear_down).submit(ledger.use).result() == 1
-            assert pool.with_state(list, ([1],)).submit(id).result() == pool.with_state(list, ([1],)).submit(id).result()
+            assert (
+                pool.with_state(list, ([1],)).submit(id).result() == pool.with_state(list, ([1],)).submit(id).result()
+            )
             assert pool.with_state(list, ([2],)).submit(list.copy).result() == [2]
 
     def test_arguments_that_cannot_be_compared(self) -> None:
@@ -196,7 +198,7 @@ class TestViews:
         """Without an initializer there is no state to lend, and the error says what to do."""
         with StatefulThreadPoolExecutor(1) as pool, pool.scope() as scope:
             for door in (pool, scope):
-                with pytest.raises(ValueError, match="has no initializer.*give one"):
+                with pytest.raises(ValueError, match=r"has no initializer.*give one"):
                     door.with_state()
                 with pytest.raises(ValueError, match="only together with an initializer"):
                     door.with_state(finalizer=print)  # type: ignore[call-overload]
@@ -229,7 +231,7 @@ class TestExclusive:
         ledger.check()
 
     def test_reentrance_gets_another_state(self, ledger: Ledger, kwargs: Kwargs) -> None:
-        """A task run inside a task that holds the worker's state is lent a second one, torn down with the outer task."""
+        """A task run inside one that holds the worker's state is lent a second one, torn down with the outer task."""
         with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
             view = pool.with_state()
 
@@ -285,7 +287,9 @@ class TestFailure:
             assert caught.value.__cause__ is original
             with pytest.raises(BrokenThreadPool), pool.scope() as scope:
                 scope.submit(int)
-        assert [(record.name, record.levelno) for record in caplog.records] == [("concurrent.futures", logging.CRITICAL)]
+        assert [(record.name, record.levelno) for record in caplog.records] == [
+            ("concurrent.futures", logging.CRITICAL)
+        ]
 
     def test_broken_wakes_blocked_submits(self) -> None:
         """A submit that waits for a place raises too."""
