@@ -43,18 +43,22 @@ def _finish_all() -> None:
     """
     global _exiting
     _exiting = True
-    queues = _alive()
-    for queue in queues:
-        queue.refuse(_too_late)
+    queues: list[TaskQueue] | None = None
     interrupt = None
-    while queues:
+    while queues is None or queues:
         try:
-            queues[-1].join()
-            del queues[-1]
-        except KeyboardInterrupt as exc:
-            interrupt = exc
+            if queues is None:
+                queues = _alive()
             for queue in queues:
-                queue.cancel_waiting()
+                queue.refuse(_too_late)
+            if interrupt is not None:
+                for queue in queues:
+                    queue.cancel_waiting()
+            while queues:
+                queues[-1].join()
+                del queues[-1]
+        except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
+            interrupt = exc
     if interrupt is not None:
         raise interrupt
 

@@ -61,7 +61,8 @@ class Scope(Generic[S]):
     may do that, so the end waits for what such a worker is running just then, be it another scope's. Use
     `pool.with_state(initializer)` for states that outlive the scope: they couple nothing.
 
-    In a worker, waiting for the end runs the scope's tasks that have not begun, there and then.
+    In a worker, waiting for the end runs the scope's tasks that have not begun, there and then. In a forked child, whose
+    parent has the tasks, the end waits for nothing and raises `BrokenThreadPool`, unless the body raised.
 
     One window remains, Python's own: when Ctrl-C arrives in the very moment between the end of the body and the first
     instruction of `__exit__`, tasks are not joined.
@@ -240,11 +241,14 @@ class Scope(Generic[S]):
             try:
                 if exc is not None or interrupt is not None:
                     self._cancelled = True
-                self._join()
+                if not self._queue.forked:
+                    self._join()
                 break
             except BaseException as again:  # Ctrl-C: cancel the rest, and join all the same
                 interrupt = again
         try:
+            if self._queue.forked and exc is None and interrupt is None:
+                raise self._queue.refusal()  # type: ignore[misc]  # tasks that this child has no news of
             return self._outcome(interrupt or exc, interrupt is not None)
         finally:
             exc = interrupt = None  # no cycle from an error by its traceback to this frame
