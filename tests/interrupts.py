@@ -58,7 +58,8 @@ class Interrupt:
             if before in CALLS or here in ENTRIES_AND_JUMPS:
                 self.passed += 1
                 if self.passed == self.at:
-                    self.where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}"
+                    file = os.path.basename(frame.f_code.co_filename)
+                    self.where = f"{file}:{frame.f_lineno} {frame.f_code.co_name} {dis.opname[here]}"
                     sys.settrace(None)
                     raise KeyboardInterrupt
             return local

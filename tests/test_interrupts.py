@@ -93,7 +93,7 @@ def mapping(run: Run) -> None:
 
 def check(run: Run, where: str) -> None:
     """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
-    if run.scope is not None and "__exit__" not in where:
+    if run.scope is not None and "__exit__ RESUME" not in where:
         assert not run.scope._pending, "a task of the scope is left"
         assert all(future.done() for future in run.futures)
     for n in range(3):
@@ -134,4 +134,4 @@ def test_every_point(
             exc.add_note(f"interrupted at point {at}: {where}")
             raise
         at += 1
-    assert at > 20
+    assert at > 12  # points at the least

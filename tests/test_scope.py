@@ -199,7 +199,7 @@ class TestErrors:
                 waiting = [scope.submit(int) for _ in range(5)]
                 outside = pool.submit(int)
                 begun.wait()
-                waiting[0].add_done_callback(lambda _: go_on.set())
+                waiting[-1].add_done_callback(lambda _: go_on.set())
                 raise LookupError
             assert running.done()
             assert not running.cancelled()
