@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from textwrap import dedent, indent
+from textwrap import dedent
 
 import pytest
 
@@ -351,6 +351,7 @@ def test_exit_beside_the_standard_librarys_pool() -> None:
 
 # Ctrl-C
 
+
 def interrupted(body: str, *, joined_by_exit: bool = False) -> list[str]:
     """Run `body`, which Ctrl-C ends, in an interpreter of its own; its lines. There is exactly one traceback."""
     code, lines, errors = run(body, PRELUDE + INTERRUPTS)
@@ -474,7 +475,8 @@ def test_interrupt_at_the_end_of_a_scope(times: int, raises: bool) -> None:
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_interrupt_in_the_exit_of_a_pool(times: int) -> None:
     """The first one cancels what has not begun and joins on; the second leaves; exit joins nevertheless."""
-    lines = interrupted(f"""
+    lines = interrupted(
+        f"""
         try:
             with open_pool() as pool:
                 pool.submit(interrupting, {times})
@@ -485,7 +487,9 @@ def test_interrupt_in_the_exit_of_a_pool(times: int) -> None:
         {"except KeyboardInterrupt" if times == 3 else "finally"}:
             say("left")
             left.set()
-    """, joined_by_exit=times == 3)
+    """,
+        joined_by_exit=times == 3,
+    )
     cancelled, torn = "queued tasks were cancelled: True", "torn down in its thread"
     assert lines == ([cancelled, torn, "left"] if times == 1 else ["left", cancelled, torn])
 
@@ -495,7 +499,8 @@ def test_interrupt_in_the_exit_of_a_pool(times: int) -> None:
 @pytest.mark.parametrize("pools", [1, 3])
 def test_interrupt_while_the_interpreter_joins(times: int, pools: int) -> None:
     """However often: the queues of all pools are cancelled, what runs is joined, states are torn down."""
-    lines = interrupted(f"""
+    lines = interrupted(
+        f"""
         others = [StatefulThreadPoolExecutor(1) for _ in range({pools} - 1)]
         pool = open_pool()
         running = pool.submit(interrupting, {times})
@@ -503,14 +508,17 @@ def test_interrupt_while_the_interpreter_joins(times: int, pools: int) -> None:
             other.submit(running.exception)
         queued += [each.submit(say, "never") for each in [pool, *others] for _ in range(2)]
         ready.set()
-    """, joined_by_exit=True)
+    """,
+        joined_by_exit=True,
+    )
     assert lines == ["queued tasks were cancelled:" + " True" * 2 * pools, "torn down in its thread"]
 
 
 @needs_signals
 def test_interrupt_while_exit_cancels() -> None:
     """A second Ctrl-C, in the callback of a task that the first one cancelled: the others are cancelled, too."""
-    lines = interrupted("""
+    lines = interrupted(
+        """
         pool = open_pool()
         go_on = threading.Event()
 
@@ -530,7 +538,9 @@ def test_interrupt_while_exit_cancels() -> None:
         pool.submit(say, "never").add_done_callback(again)
         pool.submit(say, "ran all the same").add_done_callback(last)
         ready.set()
-    """, joined_by_exit=True)
+    """,
+        joined_by_exit=True,
+    )
     assert lines == ["cancelled True", "cancelled True", "torn down in its thread"]
 
 
@@ -606,7 +616,8 @@ def test_forked_child_is_refused(parent: str, backlog: int | None) -> None:
     """Each door of a pool of the parent's raises at once in the child, whatever the pool was at; it goes on there."""
     if parent == "full" and backlog is None:
         pytest.skip("never full")
-    lines = run_forks(f"""
+    lines = run_forks(
+        f"""
         pool = StatefulThreadPoolExecutor(1, max_backlog={backlog})
         go_on = threading.Event()
         threads = []
@@ -629,7 +640,9 @@ def test_forked_child_is_refused(parent: str, backlog: int | None) -> None:
             thread.join()
         if {parent!r} != "shut down":
             say("parent:", pool.submit(len, "abc").result())
-    """, DOORS)
+    """,
+        DOORS,
+    )
     assert lines == DOOR_NAMES + ["parent: 3"] * (parent != "shut down")
 
 
@@ -702,7 +715,8 @@ for pool in pools:
 )
 def test_states_in_a_forked_child(ending: str, busy: bool) -> None:
     """They are the parent's: left alone in the child, however it ends; torn down in the parent."""
-    lines = run_forks(f"""
+    lines = run_forks(
+        f"""
         go_on = threading.Event()
         if {busy}:
             for pool in pools:
@@ -717,7 +731,9 @@ def test_states_in_a_forked_child(ending: str, busy: bool) -> None:
             pool.shutdown()
         say("parent ended")
         pool = pools = None
-    """, STATES)
+    """,
+        STATES,
+    )
     assert lines[:3] == ["torn down in its thread"] * 3
     assert lines[3:] == ["parent ended"]
 
@@ -753,7 +769,8 @@ def test_a_new_pool_in_a_forked_child() -> None:
 @pytest.mark.parametrize("ending", ["return", "os._exit(0)", "sys.exit(0)"])
 def test_fork_in_a_task(ending: str) -> None:
     """The child is a copy of the worker's thread: the pool is refused there, too, and nothing is torn down."""
-    lines = run_forks(f"""
+    lines = run_forks(
+        f"""
         pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down, max_backlog=1)
 
         def task(state):
@@ -777,7 +794,9 @@ def test_fork_in_a_task(ending: str) -> None:
         ready.set()
         future.result()
         pool.shutdown()
-    """.replace("max_backlog=1", "max_backlog=2"), DOORS)
+    """.replace("max_backlog=1", "max_backlog=2"),
+        DOORS,
+    )
     in_child = [*DOOR_NAMES, "BrokenThreadPool", "returned True", "new pool: 3"]
     assert lines == [*in_child, "parent", "queued ran", "torn down in its thread"]
 

@@ -178,7 +178,7 @@ def test_dropped_pool_in_a_cycle(cycle: str, busy: bool) -> None:
             future.owner = pool  # type: ignore[attr-defined]
             del future
         case "closure":
-            pool.owner = lambda: owner  # type: ignore[attr-defined]
+            pool.owner = (lambda kept: lambda: kept)(pool)  # type: ignore[attr-defined]
         case _:
             pool.owner = pool.submit  # type: ignore[attr-defined]
     threads = threads_of(pool)
@@ -473,7 +473,7 @@ def test_shutdown_timeout_names_the_unnamed() -> None:
         task = Nameless()
         pool.submit(task)
         assert task.begun.wait(PATIENCE)
-        with pytest.raises(TimeoutError, match="runs .*Nameless"):
+        with pytest.raises(TimeoutError, match=r"runs .*Nameless"):
             pool.shutdown(timeout=0)
         task.end.set()
 
