@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import gc
 import sys
 import threading
@@ -178,7 +179,7 @@ def test_dropped_pool_in_a_cycle(cycle: str, busy: bool) -> None:
             future.owner = pool  # type: ignore[attr-defined]
             del future
         case "closure":
-            pool.owner = (lambda kept: lambda: kept)(pool)  # type: ignore[attr-defined]
+            pool.owner = functools.partial(id, pool)  # type: ignore[attr-defined]
         case _:
             pool.owner = pool.submit  # type: ignore[attr-defined]
     threads = threads_of(pool)
