@@ -105,6 +105,8 @@ class TaskQueue:
         With `bounded=False` it has one already, or needs none.
         """
         try:
+            if self.refusal is not None:  # else a worker that has not ended yet might run the task all the same
+                raise self.refusal()
             inline = bounded and self.places is not None and not self._place(task)
             if enter is not None:
                 enter(task)
