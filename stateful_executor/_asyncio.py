@@ -20,12 +20,14 @@ class LoopWaiter:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
 
-    def wake(self) -> None:
-        """Let the coroutine go on."""
+    def wake(self) -> bool:
+        """Let the coroutine go on; False when it never will, and has left the line."""
         try:
             self._loop.call_soon_threadsafe(self._woken.set)
         except RuntimeError:  # the loop was closed under the coroutine: it will never take its turn
-            self._queue.leave_line(self)
+            self._queue.submitters.pop(self, None)
+            return False
+        return True
 
     def is_awake(self) -> bool:
         """Whether `wake` has had its effect; false is always right."""

@@ -199,7 +199,7 @@ class TaskQueue:
             if not worker.disown():
                 raise  # it was born all the same
             self.leave(worker)
-            if not isinstance(exc, RuntimeError) or not self.workers:
+            if not isinstance(exc, RuntimeError) or not any(w.thread.is_alive() for w in list(self.workers)):
                 raise
             # No more threads to be had: those that are there will do.
 
@@ -215,7 +215,7 @@ class TaskQueue:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
         if self.front or self.tasks:
             self._wake_idle()
-        if self.places:
+        if self.places or self.unminted > 0:
             self.wake_submitter()
 
     # The bound
@@ -271,7 +271,7 @@ class TaskQueue:
                     raise self.backlog_full()
         finally:
             del self.submitters[waiter]  # no call: after Ctrl-C, too, nobody waits behind one who has gone
-            if self.places:
+            if self.places or self.unminted > 0:
                 self.wake_submitter()
 
     def turn(self, waiter: AnyWaiter, task: Future[Any]) -> bool:
@@ -283,7 +283,7 @@ class TaskQueue:
     def leave_line(self, waiter: AnyWaiter) -> None:
         """`waiter` waits no more; the next in line may have a place."""
         self.submitters.pop(waiter, None)
-        if self.places:
+        if self.places or self.unminted > 0:
             self.wake_submitter()
 
     def backlog_full(self) -> BacklogFull:
@@ -299,9 +299,9 @@ class TaskQueue:
 
     def wake_submitter(self) -> None:
         """A place came free: the first in line takes it. Awake already, it will look at the places once more."""
-        waiter = self._first_in_line()
-        if waiter is not None and not waiter.is_awake():
-            waiter.wake()
+        while (waiter := self._first_in_line()) is not None and not waiter.is_awake():
+            if waiter.wake() is not False:  # False: its loop was closed, and it has left the line
+                return
 
     def left(self, task: Future[Any]) -> None:
         """`task` left the backlog other than by a worker taking it from the front: its entry stays behind."""
@@ -387,8 +387,14 @@ class TaskQueue:
 
     def cancel_waiting(self) -> None:
         """Cancel what has not begun."""
+        interrupt = None
         for task in self.waiting_tasks():
-            task.cancel()
+            try:
+                task.cancel()
+            except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
+                interrupt = exc
+        if interrupt is not None:
+            raise interrupt
 
     def backlog(self) -> int:
         """The number of tasks that have not begun."""

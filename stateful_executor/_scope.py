@@ -27,7 +27,7 @@ from ._future import Future, wrap_future
 from ._map import map_tasks
 from ._state import Binding, find_binding
 from ._view import StateView
-from ._waiter import Waiter, here, sleep
+from ._waiter import Waiter, headroom, here, sleep
 from ._worker import Request, Worker
 
 if TYPE_CHECKING:
@@ -230,6 +230,7 @@ class Scope(Generic[S]):
     def __enter__(self) -> Self:
         if self._entered:
             raise RuntimeError(f"{self!r} was entered before: a scope is for one `with` statement")
+        headroom()  # `__exit__`, at the same depth, must not fail for want of stack
         self._entered = True
         self._closed = False
         return self

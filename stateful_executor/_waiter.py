@@ -74,3 +74,9 @@ def sleep(waiter: Waiter, timeout: float | None = None) -> bool:
     """`waiter.wait(timeout)`; in a worker, answering meanwhile what others ask of it."""
     worker = here.worker
     return waiter.wait(timeout) if worker is None else worker.sleep(waiter, timeout)
+
+
+def headroom(levels: int = 60) -> None:
+    """RecursionError now rather than in the middle of `run`, whose own steps must not fail."""
+    if levels:
+        headroom(levels - 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, name_of
-from ._waiter import Deadline, Waiter, here, sleep
+from ._waiter import Deadline, Waiter, headroom, here, sleep
 from .errors import InitializerError
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ class Request:
 
     def answer(self, worker: Worker) -> None:
         """In the worker's thread."""
+        late = worker.tearing.get(self._binding)
+        if late is not None:  # asked inside that very teardown, which waits for something
+            late.append(self)
+            return
         worker.tear_down(self._binding)
         self.done()
 
@@ -71,6 +75,7 @@ class Worker:
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
         self.announced: bool = False  # in `queue.idle` while still finishing a task
         self.slots: dict[Binding, Slot] = {}  # in the order made
+        self.tearing: dict[Binding, list[Request]] = {}  # teardowns under way, and who asked for them meanwhile
         self.extras: bool = False  # a slot may have states for deeper levels of nesting
         self.inline: int = 0
         self.fn: object = None  # what it runs
@@ -173,33 +178,44 @@ class Worker:
         return error is None or self._start_again(error)
 
     def _start_again(self, error: InitializerError | None) -> bool:
-        while (task := self._take()) is not None:
+        """Fail one task with `error`; for the next one try again, until the state is made. False when it is to end."""
+        queue = self.queue
+        while True:
+            self._answer()
+            if not (queue.front or queue.tasks):
+                if not self._park():
+                    return False
+                continue
+            # The task stays in the queue meanwhile: others may cancel it, or begin it.
             error = error or self._make_own_state()
             if error is None:
-                self.run(task)
-                del task  # as in `run`
                 return True
-            if task._begin():
-                if task._placed:
-                    self.queue.free_place(task)
-                task._fail(error)
+            if self._fail_next(error):
                 error = None
-        return False
 
-    def _take(self) -> Future[Any] | None:
-        """Wait for a task; None when the worker is to end."""
+    def _fail_next(self, error: InitializerError) -> bool:
+        """Give `error` to the next task. False when there is none any more."""
         queue = self.queue
         while True:
             try:
                 task = queue.front.popleft()
             except IndexError:
-                if not queue.advance() and not self._park():
-                    return None
-                self._answer()
+                if not queue.advance():
+                    return False
                 continue
-            if task._token:
-                return task
+            if task._begin():
+                if task._placed:
+                    queue.free_place(task)
+                self._fail(task, error)
+                return True
             queue.one_less_gone()
+
+    @staticmethod
+    def _fail(task: Future[Any], error: BaseException) -> None:
+        try:
+            task._fail(error)
+        except BaseException:  # a callback's SystemExit
+            logger.critical("callback of %r raised", task, exc_info=True)
 
     def _make_own_state(self) -> InitializerError | None:
         assert self.binding is not None
@@ -231,7 +247,7 @@ class Worker:
         for task in self.queue.waiting_tasks():
             if task._begin():
                 self.queue.left(task)
-                task._fail(refusal())
+                self._fail(task, refusal())
 
     # Running
 
@@ -329,6 +345,7 @@ class Worker:
     def run_in_place(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
         try:
+            headroom()
             if task._token and self.run(task):
                 self.queue.left(task)
         finally:
@@ -336,6 +353,7 @@ class Worker:
 
     def run_inline(self, task: Future[Any]) -> bool:
         """Run `task`, which has no place in the full backlog, inside the task that submits it."""
+        headroom()
         self.inline += 1
         try:
             return self.run(task)
@@ -361,10 +379,14 @@ class Worker:
 
     def tear_down(self, binding: Binding) -> None:
         """Tear down this worker's states of `binding`."""
+        late = self.tearing[binding] = []
         slot = self.slots.pop(binding, None)
         if slot is not None:
             slot.tear_down()
+        del self.tearing[binding]
         binding.holders.pop(self, None)
+        for request in late:
+            request.done()
 
     # Sleeping
 

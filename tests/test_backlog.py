@@ -85,6 +85,28 @@ def test_huge_bound_costs_nothing() -> None:
         assert pool.submit(int).result() == 0
 
 
+def test_no_submit_sleeps_while_there_are_places() -> None:
+    """Places beyond the first thousand are made when they are needed: submits that come at once all get theirs."""
+    for _ in range(5):
+        blocked = Blocked(1024, submit_timeout=20)
+        blocked.pool._queue.unminted = 400
+        start = threading.Barrier(8)
+
+        def submit(blocked: Blocked = blocked, start: threading.Barrier = start) -> None:
+            start.wait()
+            for _ in range(50):
+                blocked.queued.append(blocked.pool.submit(int))
+
+        threads = [threading.Thread(target=submit) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert blocked.pool._work_queue.qsize() == len(blocked.queued) == 1424
+        blocked.go_on.set()
+        blocked.pool.shutdown()
+
+
 def test_timeout_names_pool_bound_and_wait() -> None:
     """`BacklogFull` says which pool, how many places, and how long it waited."""
     blocked = Blocked(2, submit_timeout=0.01)
@@ -332,3 +354,19 @@ class TestAsubmit:
         blocked.pool.shutdown()
         assert blocked.free() == 1
         waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def test_many_in_a_closed_loop(self) -> None:
+        """Hundreds of them leave the line at once, and the worker that frees a place survives it."""
+        blocked = Blocked(1)
+        loop = asyncio.new_event_loop()
+        waiting = [loop.create_task(blocked.pool.asubmit(int)) for _ in range(500)]
+        while len(blocked.pool._queue.submitters) < 500:
+            loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        blocked.go_on.set()
+        assert blocked.queued[0].result(10) == 0
+        assert blocked.pool.submit(int).result(10) == 0
+        blocked.pool.shutdown()
+        assert blocked.free() == 1
+        for task in waiting:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]

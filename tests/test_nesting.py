@@ -166,6 +166,30 @@ def test_scope_end_runs_what_comes_late() -> None:
         pool.submit(outer).result()
 
 
+@pytest.mark.parametrize("padding", range(8))
+def test_recursion_error(padding: int) -> None:
+    """Tasks that wait for tasks until the stack is full fail with RecursionError, each of them; the scope ends."""
+    futures = []
+
+    def dive() -> None:
+        if not (futures and any(future.done() for future in futures)):
+            futures.append(scope.submit(dive))
+            futures[-1].result()
+
+    def pad(levels: int) -> None:
+        if levels:
+            pad(levels - 1)
+        else:
+            dive()
+
+    with StatefulThreadPoolExecutor(1) as pool:
+        with pytest.raises(ExceptionGroup) as caught, pool.scope() as scope:
+            scope.submit(pad, padding)
+        assert {type(error) for error in caught.value.exceptions} == {RecursionError}
+        assert all(future.done() for future in futures)
+        assert pool.submit(int).result(5) == 0
+
+
 def test_stress(nervous: None) -> None:
     """Trees of tasks that wait in all ways, from several threads at once, on three workers with a small backlog."""
     with StatefulThreadPoolExecutor(3, max_backlog=3, initializer=list) as pool:

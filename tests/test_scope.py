@@ -395,6 +395,28 @@ class TestOwnStates:
             assert log == ["teardown"]
         assert log == ["teardown"]
 
+    def test_holder_ends_while_its_teardown_waits(self) -> None:
+        """A teardown under way, which waits for another pool's task, is waited for; its error is raised."""
+        go_on, tearing = threading.Event(), threading.Event()
+
+        def tear_down(_: object) -> None:
+            flushed = other.submit(go_on.wait)
+            tearing.set()
+            flushed.result()
+            raise OSError("teardown")
+
+        with StatefulThreadPoolExecutor(1) as other:
+            pool = StatefulThreadPoolExecutor(1)
+            with pytest.raises(ExceptionGroup, match="1 teardown") as caught, pool.scope() as scope:
+                scope.with_state(list, finalizer=tear_down).submit(len).result()
+                pool.shutdown(wait=False)
+                tearing.wait()
+                worker = next(iter(pool._queue.workers))
+                ask = worker.ask
+                worker.ask = lambda request: (ask(request), threading.Timer(0.05, go_on.set).start())  # type: ignore[method-assign, assignment, func-returns-value]
+            assert [str(error) for error in caught.value.exceptions] == ["teardown"]
+            pool.shutdown()
+
     def test_two_views_of_one_scope_share(self) -> None:
         """Views with equal arguments of one scope share a state; those of two scopes do not."""
         with StatefulThreadPoolExecutor(1) as pool, pool.scope() as first, pool.scope() as second:

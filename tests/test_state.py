@@ -291,6 +291,42 @@ class TestFailure:
             ("concurrent.futures", logging.CRITICAL)
         ]
 
+    def test_broken_with_a_callback_that_exits(self) -> None:
+        """A callback's SystemExit keeps no other task from its error."""
+        go_on = threading.Event()
+
+        def fail() -> None:
+            go_on.wait()
+            raise ValueError
+
+        with StatefulThreadPoolExecutor(1, initializer=fail) as pool:
+            futures = [pool.submit(int) for _ in range(3)]
+            futures[0].add_done_callback(lambda _: _raise(None, SystemExit))
+            go_on.set()
+            assert [type(future.exception(10)) for future in futures] == [BrokenThreadPool] * 3
+
+    def test_start_that_fails_while_a_task_is_cancelled(self) -> None:
+        """A task waits in the backlog, where it can be cancelled, while the initializer is tried again for it."""
+        hold_begun, go_on, again, retry = (threading.Event() for _ in range(4))
+        starts = iter([None, lambda: _raise(None, OSError), lambda: (again.set(), retry.wait())])
+
+        def start() -> None:
+            step = next(starts)
+            if step is not None:
+                step()
+
+        with StatefulThreadPoolExecutor(2, initializer=start) as pool:
+            pool.submit(lambda: (hold_begun.set(), go_on.wait()))
+            hold_begun.wait()
+            assert isinstance(pool.submit(int).exception(10), InitializerError)
+            future = pool.submit(int)
+            again.wait()
+            assert pool._work_queue.qsize() == 1
+            assert future.cancel()
+            retry.set()
+            assert pool.submit(int).result(10) == 0
+            go_on.set()
+
     def test_broken_wakes_blocked_submits(self) -> None:
         """A submit that waits for a place raises too."""
         go_on = threading.Event()
