@@ -50,9 +50,9 @@ class Request:
 class Worker:
     """One thread of the pool, and what it owns. Strictly private.
 
-    Only its own thread touches `slots`, `announced`, `inline`, `waiter`'s stack and `fn`, but for `waiter`, `dead` and
-    `fn`, which others read. `inbox` is guarded by its own lock (see `ask`), `born` likewise: whoever takes its item
-    decides whether the thread becomes a worker. Since SIGINT is for the main thread, nothing here is interrupted.
+    Only its own thread touches `slots`, `tearing`, `announced`, `extras` and `inline`, and writes `waiter`, `dead`,
+    `ended` and `fn`, which others read. `inbox` is guarded by its own lock (see `ask`), `born` likewise: whoever takes
+    its item decides whether the thread becomes a worker. SIGINT is for the main thread: nothing here is interrupted.
     """
 
     def __init__(self, queue: TaskQueue, binding: Binding | None) -> None:
