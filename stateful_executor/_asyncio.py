@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from ._waiter import Deadline
@@ -10,6 +11,7 @@ from ._waiter import Deadline
 if TYPE_CHECKING:
     from ._future import Future
     from ._queue import TaskQueue
+    from ._scope import Scope
 
 
 class LoopWaiter:
@@ -30,10 +32,10 @@ class LoopWaiter:
         return True
 
     def is_awake(self) -> bool:
-        """Whether `wake` has had its effect; false is always right."""
+        """Whether `wake` has had its effect; False is always right."""
         return False
 
-    async def wait(self, timeout: float | None) -> bool:
+    async def wait(self, timeout: float | None = None) -> bool:
         """Wait for at most `timeout` seconds; False when they passed."""
         try:
             await asyncio.wait_for(self._woken.wait(), timeout)
@@ -43,14 +45,28 @@ class LoopWaiter:
         return True
 
 
-async def wait_for_place(queue: TaskQueue, task: Future[Any]) -> None:
+def is_cancelled(error: BaseException | None = None) -> bool:
+    """Whether `error` is asyncio's for what was cancelled; without one, whether this asyncio task is to be."""
+    if error is not None:
+        return isinstance(error, asyncio.CancelledError)
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def wait_for_place(queue: TaskQueue, task: Future[Any], scope: Scope[Any] | None) -> None:
     """Take a place for `task` in the bounded backlog of `queue`, in turn with the threads that wait for one."""
     waiter = LoopWaiter(queue)
     deadline = Deadline(queue.submit_timeout)
-    queue.submitters[waiter] = None
+    since = time.monotonic()
     try:
-        while not queue.turn(waiter, task):
+        queue.submitters[waiter] = since
+        if scope is not None:
+            scope._submitters[waiter] = None
+        while not queue.turn(waiter, task, scope):
             if not await waiter.wait(deadline.left()):
                 raise queue.backlog_full()
     finally:
-        queue.leave_line(waiter)
+        queue.submitters.pop(waiter, None)  # None: its loop was closed, see `LoopWaiter.wake`
+        if scope is not None:
+            del scope._submitters[waiter]
+        queue.left_line(since)

@@ -69,7 +69,7 @@ def _forked() -> None:
     for queue in _alive():
         _inherited.append((queue, queue.tasks, queue.front))
         queue.tasks = queue.front = deque()
-        queue.lock = threading.Lock()
+        queue.lock = threading.RLock()
         queue.idle.clear()
         queue.can_grow = False
         queue.forked = True

@@ -28,12 +28,13 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import name_of
+from ._stats import ONE
 from ._waiter import Deadline, Waiter, here, sleep
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ._queue import TaskQueue
     from ._scope import Scope
     from ._state import Binding
+    from ._worker import Worker
 
 T = TypeVar("T")
 
@@ -52,8 +54,15 @@ CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
 FINISHED = "FINISHED"
 
 logger = logging.getLogger("concurrent.futures")
+lost_errors = logging.getLogger("stateful_executor")
 
 making = threading.Lock()  # nothing is called while it is held; made anew in a forked child
+
+
+class Watcher(Protocol):
+    """Who is told that a task has ended. `wake` may be called more than once, from any thread, and must not raise."""
+
+    def wake(self) -> object: ...
 
 
 class Future(concurrent.futures.Future[T]):
@@ -88,6 +97,9 @@ class Future(concurrent.futures.Future[T]):
     # What few tasks ever have.
     _taken_over: bool = False  # begun by set_running_or_notify_cancel, not by a worker
     _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
+    _lost: LostError | None = None  # logs its error unless that is taken
+    _unheeded: bool = False  # nobody is to see its error
+    _only: Worker | None = None  # who runs this task of a broadcast
     _name: str = "?"  # of its function, once it has failed
     _refusal: object = None  # the mark of the scope that cancelled it
 
@@ -112,7 +124,7 @@ class Future(concurrent.futures.Future[T]):
         self._scope: Scope | None = None
         self._ticket: object = None
         self._placed = False
-        self._watchers: list[Waiter | _Bridge] | None = None
+        self._watchers: list[Watcher] | None = None
         self._callbacks: list[list[Callable[[Future[T]], object]]] | None = None
         self._made_bridge: _Bridge | None = None
 
@@ -156,11 +168,21 @@ class Future(concurrent.futures.Future[T]):
         return self._exception
 
     def _take(self) -> None:
-        """Somebody looks at the error: from here on it is theirs, and not the scope's to raise."""
-        failures = self._failures
+        """Somebody looks at the error: from here on it is theirs, and not the scope's to raise, nor the log's."""
+        failures, lost = self._failures, self._lost
         if failures is not None:
             self._failures = None
             failures.pop(self, None)
+        if lost is not None:
+            self._lost = None
+            lost.error = None
+
+    def _disregard(self) -> None:
+        """Nobody will look at the error, and the log is not to be bothered with it; its scope is, if it has one."""
+        self._unheeded = True
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost.error = None
 
     def _await(self, timeout: float | None) -> None:
         """Return when the task has finished; raise when it was cancelled, or not in time."""
@@ -195,9 +217,9 @@ class Future(concurrent.futures.Future[T]):
             self._watchers.remove(waiter)  # type: ignore[union-attr]  # made by _watch
             self = None  # type: ignore[assignment]
 
-    def _watch(self, watcher: Waiter | _Bridge) -> None:
+    def _watch(self, watcher: Watcher) -> None:
         if self._watchers is None:
-            fresh: list[Waiter | _Bridge] = []
+            fresh: list[Watcher] = []
             with making:
                 if self._watchers is None:
                     self._watchers = fresh
@@ -232,15 +254,29 @@ class Future(concurrent.futures.Future[T]):
         """
         try:
             del self._token[0]
-            self._phase = CANCELLED_AND_NOTIFIED  # no look at signals between the two
+            self._phase = CANCELLED_AND_NOTIFIED
+            self._queue.cancelled.ones += ONE  # no look at signals between the three
         except IndexError:
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
+        self._finish_cancel()
+        return True
+
+    def _withdraw(self) -> bool:
+        """As `cancel`, for a task that was not accepted in the end. True when it is this call that cancels it."""
+        try:
+            del self._token[0]
+            self._phase = CANCELLED_AND_NOTIFIED  # no look at signals between the two
+        except IndexError:
+            return False
+        self._finish_cancel()
+        return True
+
+    def _finish_cancel(self) -> None:
         try:
             self._after_cancel()
         except BaseException:
             self._after_cancel()  # Ctrl-C: what remains of it has to be done all the same
             raise
-        return True
 
     def _settled_phase(self) -> str:
         """The state, after the token has gone: who took it writes the state next, a few instructions later."""
@@ -253,6 +289,7 @@ class Future(concurrent.futures.Future[T]):
         self._fn = self._kwargs = None
         self._args = ()
         self._queue.left(self)
+        self._queue.cancelled.carry()
         self._announce()
         if self._scope is not None:
             self._scope._ended(self._ticket)
@@ -276,15 +313,25 @@ class Future(concurrent.futures.Future[T]):
 
     def _end(self, result: T | None, exception: BaseException | None) -> None:
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
-        scope, self._scope = self._scope, None
+        tally = self._queue.completed if exception is None else self._queue.failed
+        tally.ones += ONE
+        tally.carry()
         self._result = result
         self._exception = exception
-        if scope is not None and exception is not None:
-            scope._failed(self)
+        if exception is not None:
+            self._lose_error(exception)
+        scope, self._scope = self._scope, None
         self._phase = FINISHED
         self._announce()
         if scope is not None:
             scope._ended(self._ticket)
+
+    def _lose_error(self, error: BaseException) -> None:
+        """The task is about to end with `error`: unless somebody takes that, its scope raises it, or it is logged."""
+        if self._scope is not None:
+            self._scope._failed(self)
+        elif not self._unheeded:
+            self._lost = LostError(self._name, error)
 
     def _announce(self) -> None:
         self._token.clear()  # the anchor
@@ -393,6 +440,34 @@ class Future(concurrent.futures.Future[T]):
         if self._watchers is None or bridge not in self._watchers:
             self._watch(bridge)  # twice, when two threads come here at once: it tells only once
         return bridge
+
+
+class LostError:
+    """Held by a failed task, and by nothing else: when it is collected, nobody can take the error any more.
+
+    Takes no lock of ours, since a collection can start anywhere. Asyncio does the same for its tasks.
+    """
+
+    __slots__ = ("_name", "error")
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self._name = name
+        self.error: BaseException | None = error
+
+    def __del__(self) -> None:
+        if self.error is not None:
+            _log_lost(self._name, self.error)
+
+
+def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:
+    """Log the errors of `tasks`, which nobody has taken, nor will."""
+    for task in tasks:
+        if task._exception is not None:
+            _log_lost(task._name, task._exception)
+
+
+def _log_lost(name: str, error: BaseException) -> None:
+    lost_errors.error("lost error: task %s failed, and nobody took the error from its future", name, exc_info=error)
 
 
 def wrap_future(task: Future[T]) -> asyncio.Future[T]:

@@ -1,15 +1,15 @@
-"""`map`, the same for every door: pool, scope and view."""
+"""`map` and `map_unordered`, the same for every door: pool, scope and view."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ._future import Future
 from ._state import name_of
-from ._waiter import Deadline
+from ._waiter import Deadline, Waiter, here, sleep
 
 T = TypeVar("T")
 
@@ -30,6 +30,110 @@ class _Chunk:
             self.results.append(fn(*state, *args))
 
 
+_Part: TypeAlias = tuple[Future[Any], _Chunk | None]
+
+
+class InOrder:
+    """The tasks of a `map` whose results have not been asked for."""
+
+    def __init__(self) -> None:
+        self._parts: deque[_Part] = deque()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def add(self, part: _Part) -> None:
+        """Expect the end of a task."""
+        self._parts.append(part)
+
+    def next(self, _: Deadline) -> _Part:
+        """The task whose result comes next; `result()` waits for it."""
+        return self._parts.popleft()
+
+    def cancel(self) -> None:
+        """Cancel what has not begun; nobody will look at what the others come to."""
+        while self._parts:
+            _cancel(self._parts.popleft()[0])
+
+
+class AsTheyFinish:
+    """The tasks of a `map_unordered` whose results have not been asked for.
+
+    `_arrived` is guarded by its own lock: a task that ends adds to it, then wakes `_waiter`. The rest is for the thread
+    that iterates.
+    """
+
+    def __init__(self) -> None:
+        self._waiter: Waiter = Waiter()
+        self._arrived: deque[_Arrival] = deque()
+        self._pending: dict[_Arrival, None] = {}
+        self._unbegun: deque[Future[Any]] = deque()  # begun ones leave when they come first
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, part: _Part) -> None:
+        """Expect the end of a task."""
+        task = part[0]
+        arrival = _Arrival(part, self._arrived, self._waiter)
+        self._pending[arrival] = None
+        self._unbegun.append(task)
+        task._watch(arrival)
+        if task.done():
+            arrival.wake()
+
+    def next(self, deadline: Deadline) -> _Part:
+        """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""
+        while True:
+            while self._arrived:
+                arrival = self._arrived.popleft()
+                if arrival in self._pending:  # not the second time
+                    del self._pending[arrival]
+                    return arrival.leave()
+            if not self._help(deadline) and not sleep(self._waiter, deadline.left()) and not self._arrived:
+                raise TimeoutError(f"{len(self._pending)} tasks of a map_unordered have not ended in time")
+
+    def _help(self, deadline: Deadline) -> bool:
+        while self._unbegun and not self._unbegun[0]._token:
+            self._unbegun.popleft()
+        worker = here.worker
+        if not self._unbegun or worker is None or worker.queue is not self._unbegun[0]._queue:
+            return False
+        left = deadline.left()
+        if left is not None and left <= 0:
+            return False
+        worker.run_in_place(self._unbegun.popleft())
+        return True
+
+    def cancel(self) -> None:
+        """Cancel what has not begun; nobody will look at what the others come to."""
+        self._unbegun.clear()
+        for arrival in list(self._pending):
+            del self._pending[arrival]
+            _cancel(arrival.leave()[0])
+
+
+class _Arrival:
+    """Watches one task, and brings it to the iterator when it has ended."""
+
+    __slots__ = ("_arrived", "_part", "_waiter")
+
+    def __init__(self, part: _Part, arrived: deque[_Arrival], waiter: Waiter) -> None:
+        self._part: _Part | None = part
+        self._arrived = arrived
+        self._waiter = waiter
+
+    def wake(self) -> None:
+        self._arrived.append(self)
+        self._waiter.wake()
+
+    def leave(self) -> _Part:
+        """Its task, which it forgets: else the two would be a cycle."""
+        part, self._part = self._part, None
+        assert part is not None
+        return part
+
+
 def map_tasks(
     submit: Callable[..., Future[Any]],
     fn: Callable[..., T],
@@ -37,6 +141,7 @@ def map_tasks(
     timeout: float | None,
     chunksize: int,
     buffersize: int | None,
+    parts: InOrder | AsTheyFinish,
 ) -> Iterator[T]:
     """Submit as many tasks as `buffersize` allows, all without one; return the iterator of results."""
     if chunksize < 1:
@@ -47,18 +152,18 @@ def map_tasks(
         raise ValueError(f"buffersize must be None or greater than 0, not {buffersize}")
     deadline = Deadline(timeout)
     source = _submitted(submit, fn, iterables, chunksize)
-    tasks: deque[tuple[Future[Any], _Chunk | None]] = deque()
     try:
-        tasks.extend(islice(source, buffersize))
+        for part in islice(source, buffersize):
+            parts.add(part)
     except BaseException:
-        _cancel(tasks)  # nobody will ever see their results
+        parts.cancel()
         raise
-    return _results(tasks, source, deadline)
+    return _results(parts, source, deadline)
 
 
 def _submitted(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int
-) -> Iterator[tuple[Future[Any], _Chunk | None]]:
+) -> Iterator[_Part]:
     """Submit one task for each that is asked of this iterator. Exhausted, it keeps no pool alive any more."""
     calls = zip(*iterables, strict=False)
     if chunksize == 1:
@@ -70,30 +175,31 @@ def _submitted(
             yield submit(chunk), chunk
 
 
-def _results(
-    tasks: deque[tuple[Future[Any], _Chunk | None]],
-    source: Iterator[tuple[Future[Any], _Chunk | None]],
-    deadline: Deadline,
-) -> Iterator[Any]:
-    """Yield results in order, keeping none. What has not begun when this ends early is cancelled."""
+def _results(parts: InOrder | AsTheyFinish, source: Iterator[_Part], deadline: Deadline) -> Iterator[Any]:
+    """Yield results, keeping none. What has not begun when this ends early is cancelled."""
     late_error: Exception | None = None
     try:
-        while tasks:
-            ready, error = _outcome(*tasks.popleft(), deadline)
+        while parts:
+            ready, error = _outcome(*parts.next(deadline), deadline)
             while ready:
                 yield ready.popleft()
             if error is not None:
                 raise error
             try:
                 # Only now that a result has been yielded: never more than `buffersize` tasks are ahead of the caller.
-                tasks.extend(islice(source, 1))
+                _add_next(parts, source)
             except Exception as exc:  # from the input or from `submit`: it comes after what was submitted before it
                 late_error = exc
         if late_error is not None:
             raise late_error
     finally:
         error = late_error = None  # no cycle from an error by its traceback to this frame
-        _cancel(tasks)
+        parts.cancel()
+
+
+def _add_next(parts: InOrder | AsTheyFinish, source: Iterator[_Part]) -> None:
+    for part in islice(source, 1):
+        parts.add(part)
 
 
 def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[deque[Any], Exception | None]:
@@ -102,16 +208,16 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
         result = task.result(deadline.left())
         return (deque([result]) if chunk is None else chunk.results), None
     except Exception as exc:
-        task.cancel()
+        _cancel(task)
         return (deque() if chunk is None else chunk.results), exc
     except BaseException:
-        task.cancel()
+        _cancel(task)
         raise
     finally:
         del task  # no cycle from its error by the traceback to this frame
 
 
-def _cancel(tasks: deque[tuple[Future[Any], _Chunk | None]]) -> None:
-    for task, _ in tasks:
-        task.cancel()
-    tasks.clear()
+def _cancel(task: Future[Any]) -> None:
+    """Cancel a task that nobody will ask any more. If it has begun, and fails, its scope tells, but not the log."""
+    if not task.cancel():
+        task.add_done_callback(Future._disregard)  # type: ignore[arg-type]  # a method of ours, on a future of ours

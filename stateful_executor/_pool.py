@@ -1,4 +1,4 @@
-"""`StatefulThreadPoolExecutor`: arguments, submit, map, scope, with_state, shutdown."""
+"""`StatefulThreadPoolExecutor`: arguments, submit, map, scope, with_state, broadcast, stats, shutdown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from typing_extensions import TypeVar
 
 from . import _exit
 from ._future import Future, wrap_future
-from ._map import map_tasks
+from ._map import AsTheyFinish, InOrder, map_tasks
+from ._policy import StatePolicy
 from ._queue import TaskQueue
 from ._scope import Scope
 from ._state import Binding, find_binding, name_of
+from ._stats import PoolStats
 from ._view import StateView
 from ._waiter import here
 from ._worker import Worker
@@ -62,15 +64,27 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: Arguments of `initializer`.
         finalizer: Called with the state in the worker's thread, once, when the worker ends. What it raises is logged
             (logger `stateful_executor`).
+        policy: When a worker's state is checked, reset and replaced.
         max_backlog: The most tasks accepted and not begun, exactly; without bound by default. `submit` blocks while
             there are that many. In a worker of this pool it never blocks: it runs the new task there and then.
         submit_timeout: For how many seconds a `submit` blocks before it raises `BacklogFull`; 0 never waits; without
             end by default.
+        idle_timeout: After how many seconds without a task a worker tears down its states and ends; never by default.
+            The worker that was busy last is used first, so those not needed retire. A worker counts as one of
+            `max_workers` until its teardown has ended.
+        copy_context: Run each task in a copy of the context variables of the thread or coroutine that submits it,
+            taken by `submit`; what the task changes in it is gone when it ends. By default tasks share the context of
+            their worker, which the initializer may set. Initializers, teardowns and policies always run in that one.
 
     Raises:
-        ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` is negative, or a `finalizer`
-            or a `submit_timeout` is given without what it is for.
-        TypeError: `initializer` or `finalizer` can't be called, or both a generator and a finalizer are given.
+        ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
+            `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
+        TypeError: `initializer` or `finalizer` can't be called, both a generator and a finalizer are given, or `policy`
+            is no `StatePolicy`.
+
+    An error of a task outside of a scope that nobody takes from its future, by `result()` or `exception()`, is
+    logged (logger `stateful_executor`) with the name of the task's function when the future is collected. Those of a
+    map are not once its iterator has raised or was closed.
 
     .. versionadded:: 0.1
     """
@@ -88,6 +102,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         *,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -96,8 +112,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         thread_name_prefix: str = "",
         initializer: Callable[[], Generator[S, Any, Any]] = ...,
         *,
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -107,8 +126,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initializer: Callable[[], S] = ...,
         *,
         finalizer: Callable[[S], object] | None = None,
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -118,8 +140,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         *,
         initializer: Callable[[*Ts], Generator[S, Any, Any]],
         initargs: tuple[*Ts],
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -130,8 +155,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initializer: Callable[[*Ts], S],
         initargs: tuple[*Ts],
         finalizer: Callable[[S], object] | None = None,
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -141,8 +169,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initializer: Callable[[*Ts], Generator[S, Any, Any]],
         initargs: tuple[*Ts],
         *,
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -153,8 +184,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[*Ts],
         *,
         finalizer: Callable[[S], object] | None = None,
+        policy: StatePolicy[S] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None: ...
     def __init__(
         self,
@@ -164,8 +198,11 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
+        policy: StatePolicy | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
     ) -> None:
         # The base class's __init__ is not called: nothing of its machinery is wanted.
         if max_workers is None:
@@ -176,19 +213,24 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             raise ValueError(f"max_backlog must be at least 1 task, or None for no bound, not {max_backlog}")
         if submit_timeout is not None and max_backlog is None:
             raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
-        if submit_timeout is not None and submit_timeout < 0:
+        if submit_timeout is not None and not submit_timeout >= 0:
             raise ValueError(
                 f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}"
             )
+        if idle_timeout is not None and not idle_timeout >= 0:
+            raise ValueError(f"idle_timeout must be at least 0 seconds, or None to stay for ever, not {idle_timeout}")
         self._bindings: dict[object, Binding] = {}
         self._own: Binding | None = None
         if initializer is not None:
-            self._own = find_binding(self._bindings, initializer, initargs, finalizer)
+            self._own = find_binding(self._bindings, initializer, initargs, finalizer, policy)
         elif finalizer is not None:
             raise ValueError(f"finalizer {name_of(finalizer)} has no state to tear down: give an initializer too")
+        elif policy is not None:
+            raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        self._queue: TaskQueue = _open_queue(TaskQueue(name, max_workers, max_backlog, submit_timeout), self._own)
+        queue = TaskQueue(name, max_workers, max_backlog, submit_timeout, idle_timeout, copy_context)
+        self._queue: TaskQueue = _open_queue(queue, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
         self._queue.pool = weakref.ref(self, _dropped(self._queue))
@@ -225,6 +267,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
     def _put(self, task: Future[T]) -> Future[T]:
         return self._queue.put(task)
 
+    def _as_scope(self) -> None:
+        return None
+
     async def _aput(self, task: Future[Any]) -> None:
         await self._queue.aput(task)
 
@@ -246,25 +291,69 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         What has not begun when the iterator is closed, or raises, is cancelled.
         """
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize)
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, InOrder())
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `fn(*items)` for the items of `iterables`, each as soon as it is there.
+
+        The parameters are those of `map`. An error is raised when the task that failed comes first among those that
+        have ended. In a worker of this pool, the next item is got by running a task that has not begun, in place:
+        use it there instead of `concurrent.futures.as_completed`, which only waits.
+        """
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+
+    def broadcast(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
+        """Have each worker there is call `fn(*args, **kwargs)`, once, and return the futures in the workers' order.
+
+        A busy worker does so when the task that it runs has ended, before any other that waits; an idle one at once.
+        The calls take no place in the backlog. None is made for a worker that is about to end, or that starts after
+        this call: `initializer` is for what every worker needs. `shutdown` without `cancel_futures` lets them run.
+
+        Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
+        `result()` of such a future in the worker that is to run it.
+        """
+        return self._queue.broadcast(lambda: Future(self._queue, fn, args, kwargs), self._queue.workers.copy())
 
     # Scopes and states
 
-    def scope(self) -> Scope[S]:
-        """Return a scope: `with pool.scope() as scope:` ends only when every task started in it has ended."""
-        return Scope(self)
+    def scope(self, *, fail_fast: bool = False, timeout: float | None = None) -> Scope[S]:
+        """Return a scope: `with pool.scope() as scope:` ends only when every task started in it has ended.
+
+        Parameters:
+            fail_fast: The first task that raises cancels what has not begun, and later submits raise `RuntimeError`.
+            timeout: Seconds from the beginning of the block, after which what has not begun is cancelled, later
+                submits raise `RuntimeError`, and so the end of the block raises `TimeoutError`. 0 lets nothing begin.
+        """
+        return Scope(self, fail_fast, timeout)
 
     @overload
     def with_state(self) -> StateView[S]: ...
     @overload
-    def with_state(self, initializer: Callable[[], Generator[T, Any, Any]]) -> StateView[T]: ...
-    @overload
     def with_state(
-        self, initializer: Callable[[], T], *, finalizer: Callable[[T], object] | None = None
+        self, initializer: Callable[[], Generator[T, Any, Any]], *, policy: StatePolicy[T] | None = None
     ) -> StateView[T]: ...
     @overload
     def with_state(
-        self, initializer: Callable[[*Ts], Generator[T, Any, Any]], initargs: tuple[*Ts]
+        self,
+        initializer: Callable[[], T],
+        *,
+        finalizer: Callable[[T], object] | None = None,
+        policy: StatePolicy[T] | None = None,
+    ) -> StateView[T]: ...
+    @overload
+    def with_state(
+        self,
+        initializer: Callable[[*Ts], Generator[T, Any, Any]],
+        initargs: tuple[*Ts],
+        *,
+        policy: StatePolicy[T] | None = None,
     ) -> StateView[T]: ...
     @overload
     def with_state(
@@ -273,6 +362,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[*Ts],
         *,
         finalizer: Callable[[T], object] | None = None,
+        policy: StatePolicy[T] | None = None,
     ) -> StateView[T]: ...
     def with_state(
         self,
@@ -280,6 +370,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
+        policy: StatePolicy | None = None,
     ) -> StateView[Any]:
         """Return a view whose tasks get a state of the worker that runs them as their first argument.
 
@@ -288,22 +379,30 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         time is never equal, and so makes new states each time.
 
         Parameters:
-            initializer, initargs, finalizer: As the pool's own.
+            initializer, initargs, finalizer, policy: As the pool's own.
 
         Raises:
             ValueError: No `initializer`, and the pool has none either.
             TypeError: As the pool's constructor.
         """
         if initializer is None:
-            return StateView(self, self._own_binding(initargs, finalizer))
-        return StateView(self, find_binding(self._bindings, initializer, initargs, finalizer))
+            return StateView(self, self._own_binding(initargs, finalizer, policy))
+        return StateView(self, find_binding(self._bindings, initializer, initargs, finalizer, policy))
 
-    def _own_binding(self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None) -> Binding:
-        if initargs or finalizer is not None:
-            raise ValueError("with_state() takes initargs and a finalizer only together with an initializer")
+    def _own_binding(
+        self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None, policy: StatePolicy | None
+    ) -> Binding:
+        if initargs or finalizer is not None or policy is not None:
+            raise ValueError("with_state() takes initargs, finalizer and policy only together with an initializer")
         if self._own is None:
             raise ValueError(f"{self!r} has no initializer, hence no state: give one to the pool or to with_state()")
         return self._own
+
+    # Looking
+
+    def stats(self) -> PoolStats:
+        """Return a snapshot of what this pool does and has done, also after `shutdown`. Takes no longer when busy."""
+        return self._queue.stats()
 
     # Ending
 
@@ -349,12 +448,15 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         return self
 
     def __repr__(self) -> str:
-        queue = self._queue
-        bound = "" if queue.max_backlog is None else f" of {queue.max_backlog}"
-        closed = "" if queue.refusal is None else ", closed"
+        stats = self.stats()
+        bound = "" if self._queue.max_backlog is None else f" of {self._queue.max_backlog}"
+        blocked = f", {stats.blocked_submitters} submitters blocked" if stats.blocked_submitters else ""
+        states = stats.states_made - stats.states_torn_down
+        closed = "" if self._queue.refusal is None else ", closed"
         return (
-            f"<{type(self).__name__} {queue.name}: {len(queue.workers)} of {self._max_workers} workers, "
-            f"{queue.backlog()}{bound} tasks in the backlog{closed}>"
+            f"<{type(self).__name__} {self._queue.name}: {stats.workers} of {self._max_workers} workers, "
+            f"{stats.idle} idle, {states} states; {stats.running} tasks running, {stats.backlog}{bound} in the backlog"
+            f"{blocked}{closed}>"
         )
 
     # What monitoring code in the wild reads of ThreadPoolExecutor
@@ -369,7 +471,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
     @property
     def _broken(self) -> bool:  # type: ignore[override]  # as `_threads`
-        return self._queue.broken
+        return self._queue.breakage is not None
 
 
 class _QSize:

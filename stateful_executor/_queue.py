@@ -14,8 +14,10 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     once; nobody else does. Guarded by the dict's own lock.
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
-`workers`, `can_grow`, `proven`, `broken`, `unminted`
+`workers`, `retired`, `past`, `can_grow`, `proven`, `breakage`, `unminted`, `seconds_blocked`
     written under `lock`, which is never held while user code runs or anything blocks.
+`peak`
+    a figure for `stats()`, written by workers; of two at once either may win.
 `refusal`, `forked`
     once set they stay set; of two reasons for a refusal given at once either may win.
 
@@ -24,7 +26,8 @@ that the first had done before. To sleep, a worker enters `idle`, then locks `ta
 locks `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the
 other. It is the same with a blocked `submit` (enters `submitters`, locks `places`) and a beginning task (locks
 `places` by appending, looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
-(locks `idle`, looks at `refusal`).
+(locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then locks `tasks` and looks; who submits
+looks at `can_grow` after it has appended: a task finds that worker, or starts another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -36,19 +39,23 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._state import name_of
+from ._stats import Counts, PoolStats, Tally
 from ._waiter import Deadline, Waiter, here, sleep
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
     from ._asyncio import LoopWaiter
     from ._future import Future
+    from ._scope import Scope
     from ._worker import Worker
 
 T = TypeVar("T")
@@ -62,14 +69,24 @@ GONE_UNSWEPT = 64
 class TaskQueue:
     """Strictly private."""
 
-    def __init__(self, name: str, max_workers: int, max_backlog: int | None, submit_timeout: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_workers: int,
+        max_backlog: int | None,
+        submit_timeout: float | None,
+        idle_timeout: float | None = None,
+        copy_context: bool = False,
+    ) -> None:
         self.name = name
         self.max_workers = max_workers
         self.max_backlog = max_backlog
         self.submit_timeout = submit_timeout
+        self.idle_timeout = None if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
+        self.copies_context = copy_context
         self.pool: weakref.ref[Any] | None = None  # calls `refuse` when the pool is collected
         self.new_worker: Callable[[], Worker]  # given by the pool
-        self.lock: threading.Lock = threading.Lock()
+        self.lock: threading.RLock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit
 
         self.tasks: deque[Future[Any]] = deque()
         self.front: deque[Future[Any]] = self.tasks
@@ -78,15 +95,17 @@ class TaskQueue:
 
         self.idle: dict[Worker, None] = {}
         self.workers: dict[Worker, None] = {}
+        self.retired: dict[Worker, None] = {}  # whose threads may not have ended yet
+        self.past: Counts = Counts()  # what they counted
         self.vacant: list[int] = []  # indices of workers that have left, a heap
         self.fresh: count[int] = count()
         self.can_grow: bool = True
         self.proven = False  # the pool's own initializer has succeeded once
-        self.broken = False  # it failed before that
+        self.breakage: Callable[[], Exception] | None = None  # it failed before that
 
         self.places: list[None] | None = None
         self.unminted: int = 0  # places not yet in the list
-        self.submitters: dict[AnyWaiter, None] = {}
+        self.submitters: dict[AnyWaiter, float] = {}  # and since when they wait
         if max_backlog is not None:
             self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
             self.unminted = max_backlog - len(self.places)
@@ -94,22 +113,28 @@ class TaskQueue:
         self.refusal: Callable[[], Exception] | None = None  # why no task is accepted any more
         self.forked = False
 
+        self.peak: int = 0
+        self.seconds_blocked: float = 0.0
+        self.cancelled = Tally()
+        self.completed = Tally()  # not by workers; nor failed
+        self.failed = Tally()
+
     # Submitting
 
-    def put(
-        self, task: Future[T], enter: Callable[[Future[Any]], None] | None = None, *, bounded: bool = True
-    ) -> Future[T]:
+    def put(self, task: Future[T], scope: Scope[Any] | None = None, *, bounded: bool = True) -> Future[T]:
         """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace.
 
-        `enter` makes the task known to its scope, which may cancel it from then on: hence only when it has its place.
-        With `bounded=False` it has one already, or needs none.
+        A `scope` may cancel the task as soon as it knows it: hence only when that has its place. With `bounded=False`
+        it has one already, or needs none.
         """
         try:
             if self.refusal is not None:  # else a worker that has not ended yet might run the task all the same
                 raise self.refusal()
-            inline = bounded and self.places is not None and not self._place(task)
-            if enter is not None:
-                enter(task)
+            inline = bounded and self.places is not None and not self._place(task, scope)
+            if self.copies_context:
+                task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # not begun, so not None
+            if scope is not None:
+                scope._add(task)
             if inline:
                 here.worker.run_inline(task)  # type: ignore[union-attr]  # only a worker gets this answer
                 return task
@@ -121,23 +146,23 @@ class TaskQueue:
                 self._attend(task)
             return task
         except BaseException:
-            # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now cancelled or begun.
-            task.cancel()
+            # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now withdrawn or begun.
+            task._withdraw()
             self.kick()
             raise
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
-    async def aput(self, task: Future[Any], enter: Callable[[Future[Any]], None] | None = None) -> None:
+    async def aput(self, task: Future[Any], scope: Scope[Any] | None = None) -> None:
         """As `put`, but wait for a place without blocking the event loop; in a worker of the pool, exceed the bound."""
         try:
             if self.places is not None and (self.submitters or not self.try_place(task)) and self._worker() is None:
                 from ._asyncio import wait_for_place
 
-                await wait_for_place(self, task)
-            self.put(task, enter, bounded=False)
+                await wait_for_place(self, task, scope)
+            self.put(task, scope, bounded=False)
         except BaseException:
-            task.cancel()
+            task._withdraw()
             raise
 
     def _put_again(self, task: Future[Any]) -> None:
@@ -152,7 +177,7 @@ class TaskQueue:
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the queue; refuse when there will be none."""
         self.wake()  # before the look at `refusal`: that may come while this finds no worker, and may start none
-        if self.refusal is not None and task.cancel():
+        if self.refusal is not None and task._withdraw():
             # Not begun, and nobody may be left to begin it: a worker looks at `tasks` once more after `refusal`.
             raise self.refusal()
 
@@ -189,11 +214,12 @@ class TaskQueue:
         worker = self.new_worker()
         try:
             with self.lock:
-                if len(self.workers) >= self.max_workers or self.refusal is not None:
+                self.workers[worker] = None  # before they are counted: a re-entrant call counts it, too
+                if len(self.workers) > self.max_workers or self.refusal is not None:
+                    del self.workers[worker]
                     self.can_grow = False
                     return
                 worker.take_index(heappop(self.vacant) if self.vacant else next(self.fresh))
-                self.workers[worker] = None
             worker.start()
         except BaseException as exc:
             if not worker.disown():
@@ -211,6 +237,25 @@ class TaskQueue:
                 heappush(self.vacant, worker.index)
                 self.can_grow = self.refusal is None
 
+    def retire(self, worker: Worker) -> bool:
+        """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
+        with self.lock:
+            del self.workers[worker]
+            self.can_grow = self.refusal is None  # before the look at the tasks, see above
+            if self.has_tasks() and len(self.workers) < self.max_workers:
+                self.workers[worker] = None
+                self.can_grow = self.refusal is None and len(self.workers) < self.max_workers
+                worker.leaving = False
+                return False
+            self.retired[worker] = None
+            heappush(self.vacant, worker.index)
+            self.past.add(worker.counts)
+            self.past.completed += worker.completed
+        for other in self.retired.copy():
+            if not other.thread.is_alive():
+                self.retired.pop(other, None)
+        return True
+
     def kick(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
         if self.front or self.tasks:
@@ -220,7 +265,7 @@ class TaskQueue:
 
     # The bound
 
-    def _place(self, task: Future[Any]) -> bool:
+    def _place(self, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task`, waiting for it if need be. False in a worker of this pool that should run it."""
         if not self.submitters:
             try:
@@ -231,7 +276,7 @@ class TaskQueue:
                 pass
         worker = self._worker()
         if worker is None:
-            self._wait_for_place(task)
+            self._wait_for_place(task, scope)
             return True
         if self.try_place(task):
             return True
@@ -261,30 +306,38 @@ class TaskQueue:
             task._placed = True  # one step with the count
         return True
 
-    def _wait_for_place(self, task: Future[Any]) -> None:
+    def _wait_for_place(self, task: Future[Any], scope: Scope[Any] | None) -> None:
         waiter = Waiter()
         deadline = Deadline(self.submit_timeout)
-        self.submitters[waiter] = None
+        since = time.monotonic()
         try:
-            while not self.turn(waiter, task):
+            self.submitters[waiter] = since
+            if scope is not None:
+                scope._submitters[waiter] = None  # one step with the other entry
+            while not self.turn(waiter, task, scope):
                 if not sleep(waiter, deadline.left()):
                     raise self.backlog_full()
         finally:
             del self.submitters[waiter]  # no call: after Ctrl-C, too, nobody waits behind one who has gone
-            if self.places or self.unminted > 0:
-                self.wake_submitter()
+            if scope is not None:
+                del scope._submitters[waiter]
+            self.left_line(since)
 
-    def turn(self, waiter: AnyWaiter, task: Future[Any]) -> bool:
+    def turn(self, waiter: AnyWaiter, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task` if `waiter`, which stands in `submitters`, is first in line and there is one."""
         if self.refusal is not None:
             raise self.refusal()
+        if scope is not None and scope._cancelled:
+            raise scope._refusal()
         return self._first_in_line() is waiter and self.try_place(task)
 
-    def leave_line(self, waiter: AnyWaiter) -> None:
-        """`waiter` waits no more; the next in line may have a place."""
-        self.submitters.pop(waiter, None)
+    def left_line(self, since: float) -> None:
+        """Somebody who stood in line from `since` on waits no more; the next one may have a place."""
         if self.places or self.unminted > 0:
             self.wake_submitter()
+        blocked = time.monotonic() - since
+        with self.lock:
+            self.seconds_blocked += blocked
 
     def backlog_full(self) -> BacklogFull:
         """The error of a submit that waited in vain."""
@@ -305,6 +358,12 @@ class TaskQueue:
 
     def left(self, task: Future[Any]) -> None:
         """`task` left the backlog other than by a worker taking it from the front: its entry stays behind."""
+        if task._only is not None:  # in no backlog
+            with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
+                task._only.broadcasts.remove(task)
+            return
+        if len(self.front) > self.peak:
+            self.note_peak()
         self.gone.append(None)
         if task._placed:
             self.free_place(task)
@@ -385,10 +444,13 @@ class TaskQueue:
         seen = dict.fromkeys((*_copy(self.front), *_copy(self.tasks)))
         return [task for task in seen if task._token]
 
+    def _waiting_broadcasts(self) -> list[Future[Any]]:
+        return [task for worker in list(self.workers) for task in _copy(worker.broadcasts)]
+
     def cancel_waiting(self) -> None:
         """Cancel what has not begun."""
         interrupt = None
-        for task in self.waiting_tasks():
+        for task in self.waiting_tasks() + self._waiting_broadcasts():
             try:
                 task.cancel()
             except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
@@ -406,7 +468,7 @@ class TaskQueue:
         """After `refuse`: wait until every worker has ended; False when `timeout` seconds passed before."""
         deadline = Deadline(timeout)
         with self.lock:  # whoever looked at `refusal` too early to see it has entered its worker by now
-            workers = list(self.workers)
+            workers = [*self.workers, *self.retired]
         for worker in workers:
             if self.forked:
                 break
@@ -420,6 +482,93 @@ class TaskQueue:
             f"{worker.thread.name} runs {'nothing' if (fn := worker.fn) is None else name_of(fn)}"
             for worker in list(self.workers)
             if not worker.ended
+        )
+
+    # Each worker once
+
+    def broadcast(
+        self, make: Callable[[], Future[T]], workers: Iterable[Worker], scope: Scope[Any] | None = None
+    ) -> list[Future[T]]:
+        """Have each of `workers` that is one of the pool's run a task made by `make`, in the order of their indices."""
+        if self._worker() is not None or (scope is not None and scope._runs_in_worker):
+            raise RuntimeError(
+                f"a task of {self.name} can't broadcast, since each worker's part is run between its tasks, this one "
+                "included: call broadcast outside of the pool's workers"
+            )
+        tasks: list[Future[T]] = []
+        try:
+            for worker in sorted(workers, key=lambda worker: worker.index):
+                if self.refusal is not None:
+                    raise self.refusal()
+                task = make()
+                tasks.append(task)
+                task._only = worker
+                if self.copies_context:
+                    task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # as in `put`
+                if scope is not None:
+                    scope._add(task)
+                if not self._hand_to(worker, task):
+                    tasks.pop()._withdraw()
+            return tasks
+        except BaseException:
+            for task in tasks:
+                task._withdraw()
+            raise
+
+    def _hand_to(self, worker: Worker, task: Future[Any]) -> bool:
+        """False when `worker` is ending, or has ended."""
+        with self.lock:  # see `Worker._stop_broadcasts`
+            if worker not in self.workers or worker.leaving:
+                return False
+            worker.broadcasts.append(task)
+        worker.rouse()
+        return True
+
+    # Counting
+
+    def note_peak(self) -> None:
+        """There is more in `front` than ever seen before; some of it may be left over from tasks that have gone."""
+        if self.max_backlog is not None and self.places is not None:
+            ahead = self.max_backlog - self.unminted - len(self.places)
+        else:
+            ahead = len(self.front) - len(self.gone)
+        self.peak = max(self.peak, ahead)
+
+    def stats(self) -> PoolStats:
+        """A snapshot."""
+        with self.lock:  # a worker that retires leaves `workers` and enters `past` at once
+            workers = list(self.workers)
+            counts = Counts()
+            counts.add(self.past)
+            seconds_blocked = self.seconds_blocked
+        for worker in workers:
+            counts.add(worker.counts)
+            counts.completed += worker.completed
+        completed = counts.completed + self.completed.value()
+        failed = counts.failed + self.failed.value()
+        cancelled = self.cancelled.value()
+        running = sum((worker.fn is not None) + worker.inside for worker in workers)
+        waiting_since = list(self.submitters.values())
+        now = time.monotonic()
+        backlog = self.backlog()
+        self.peak = max(self.peak, backlog)
+        return PoolStats(
+            workers=sum(not worker.ended for worker in workers),
+            idle=len(self.idle),
+            running=running,
+            backlog=backlog,
+            peak_backlog=self.peak,
+            blocked_submitters=len(waiting_since),
+            seconds_blocked=seconds_blocked + sum(now - since for since in waiting_since),
+            submitted=backlog + running + completed + failed + cancelled,
+            completed=completed,
+            failed=failed,
+            cancelled=cancelled,
+            states_made=counts.made,
+            seconds_making=counts.seconds_making,
+            states_discarded=counts.discarded,
+            states_torn_down=counts.torn_down,
+            teardown_errors=counts.teardown_errors,
         )
 
 

@@ -7,40 +7,52 @@ The shared fields, and what guards each:
     result is stored, its callbacks have run and the last reference to it is dropped; hence not the task is the key.
 `_failures`
     the tasks that failed and whose error nobody has taken. Guarded by the dict's own lock.
-`_cancelled`, `_closed`, `_waiter`, `_helps`
-    written by the thread that runs the block (`_cancelled` by any), read by all.
+`_submitters`
+    who waits for a place in the backlog. Guarded by the dict's own lock.
+`_cancelled`, `_timed_out`, `_doomed`
+    set by any thread, and then they stay set, but `_doomed`, which is taken back by who cancels on its behalf.
+`_closed`, `_waiter`, `_helps`
+    written by the thread that runs the block, read by all.
 
-Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closed` and `_helps`. Who ends the scope
-writes those, then locks `_pending` and looks. A task that ends locks `_pending` as it leaves, then looks at `_waiter`.
+Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closed` and `_helps`. Who cancels or ends
+the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending` as it leaves, then looks at
+`_waiter`. It is the same with a blocked submit: it enters `_submitters`, then looks at `_cancelled`.
+
+Who wakes the end of the block: the last task to leave `_pending`, be it run, failed or cancelled; in a worker, each
+submit too, since there is more to run; then each worker that was asked to tear down, also when it retires or has ended.
+Ctrl-C (or the cancellation of an `async with`) begins the join anew.
 """
 
 from __future__ import annotations
 
 import logging
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, overload
 
 from typing_extensions import TypeVar
 
-from ._future import Future, wrap_future
-from ._map import map_tasks
-from ._state import Binding, find_binding
+from ._future import Future, log_lost_errors, wrap_future
+from ._map import AsTheyFinish, InOrder, map_tasks
+from ._policy import StatePolicy
+from ._state import Binding, Term, find_binding
 from ._view import StateView
 from ._waiter import Waiter, headroom, here, sleep
-from ._worker import Request, Worker
+from ._worker import Request, TearDown, Worker
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator
 
     from ._pool import StatefulThreadPoolExecutor
-    from ._queue import TaskQueue
+    from ._queue import AnyWaiter, TaskQueue
 
 P = ParamSpec("P")
 S = TypeVar("S", default=Any, covariant=True)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+W = TypeVar("W", bound="AnyWaiter")
 
 logger = logging.getLogger("stateful_executor")
 
@@ -57,9 +69,19 @@ class Scope(Generic[S]):
     with a note on how many tasks failed too; their errors are logged. When only tasks raise, the errors that nobody
     has taken from their futures are raised together as an `ExceptionGroup`, after all tasks have ended.
 
+    With `fail_fast`, the first task that raises cancels the scope, as `cancel()` does. With `timeout`, the scope is
+    cancelled that many seconds after it was entered, by a thread of its own, and the block raises `TimeoutError`, with
+    the group of the tasks' errors, if any, as its cause. Running tasks are joined all the same, so it may take longer.
+    A body that ends because of either, with the refusal of a `submit` or the `CancelledError` of a task that the scope
+    cancelled, has not failed itself.
+
     The states of `scope.with_state(initializer)` are torn down before the block ends. Only the worker that made one
-    may do that, so the end waits for what such a worker is running just then, be it another scope's. Use
+    may do that, so the end waits for the one task that such a worker is running just then, be it another scope's, but
+    for none that it has not begun; a worker that waits for something, or retires, does it at once. Use
     `pool.with_state(initializer)` for states that outlive the scope: they couple nothing.
+
+    `async with pool.scope()` joins in the same way without blocking the event loop; when the asyncio task is
+    cancelled, it cancels what has not begun and joins all the same. In a worker of the pool it is a `RuntimeError`.
 
     In a worker, waiting for the end runs the scope's tasks that have not begun, there and then. In a forked child,
     whose parent has the tasks, the end waits for nothing and raises `BrokenThreadPool`, unless the body raised.
@@ -71,18 +93,27 @@ class Scope(Generic[S]):
     .. versionadded:: 0.1
     """
 
-    def __init__(self, pool: StatefulThreadPoolExecutor[S]) -> None:
+    def __init__(self, pool: StatefulThreadPoolExecutor[S], fail_fast: bool, timeout: float | None) -> None:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 seconds, or None to wait for ever, not {timeout}")
         self._pool = pool
         self._queue: TaskQueue = pool._queue
+        self._fail_fast = fail_fast
+        self._timeout = timeout
         self._bindings: dict[object, Binding] = {}
-        self._teardown_errors: list[BaseException] = []
+        self._term: Term = Term()
         self._pending: dict[object, Future[Any] | None] = {}
         self._failures: dict[Future[Any], None] = {}
+        self._submitters: dict[AnyWaiter, None] = {}
         self._mark = object()  # on errors that are the scope's own doing
         self._entered = False
+        self._runs_in_worker = False
         self._closed = True
         self._cancelled = False
-        self._waiter: Waiter | None = None
+        self._timed_out = False
+        self._doomed = False  # by a task's error, which is not known yet
+        self._alarm: Waiter | None = None  # what the thread for the timeout sleeps on
+        self._waiter: AnyWaiter | None = None
         self._helps = False
 
     # Submitting
@@ -103,23 +134,26 @@ class Scope(Generic[S]):
 
     def _put(self, task: Future[T]) -> Future[T]:
         try:
-            self._queue.put(task, self._add)
+            self._queue.put(task, self)
             if self._helps and self._waiter is not None:
                 self._waiter.wake()
             return task
         except BaseException:
-            task.cancel()  # unless it has begun, and then it is in `_pending`
+            task._withdraw()  # unless it has begun, and then it is in `_pending`
             raise
         finally:
             del task  # as in `TaskQueue.put`
 
+    def _as_scope(self) -> Self:
+        return self
+
     async def _aput(self, task: Future[Any]) -> None:
         try:
-            await self._queue.aput(task, self._add)
+            await self._queue.aput(task, self)
             if self._helps and self._waiter is not None:
                 self._waiter.wake()
         except BaseException:
-            task.cancel()  # unless it has begun, and then it is in `_pending`
+            task._withdraw()  # unless it has begun, and then it is in `_pending`
             raise
 
     def _add(self, task: Future[Any]) -> None:
@@ -132,6 +166,8 @@ class Scope(Generic[S]):
     def _refusal(self) -> RuntimeError:
         if not self._entered:
             text = f"{self!r} takes tasks only inside its `with` block"
+        elif self._timed_out:
+            text = f"{self!r} has had its {self._timeout} seconds, and takes no more tasks"
         elif self._cancelled:
             text = f"{self!r} was cancelled and takes no more tasks"
         else:
@@ -149,19 +185,40 @@ class Scope(Generic[S]):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the pool's `map`; the tasks are the scope's."""
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize)
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, InOrder())
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As the pool's `map_unordered`; the tasks are the scope's."""
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
 
     @overload
     def with_state(self) -> StateView[S]: ...
     @overload
-    def with_state(self, initializer: Callable[[], Generator[T, Any, Any]]) -> StateView[T]: ...
-    @overload
     def with_state(
-        self, initializer: Callable[[], T], *, finalizer: Callable[[T], object] | None = None
+        self, initializer: Callable[[], Generator[T, Any, Any]], *, policy: StatePolicy[T] | None = None
     ) -> StateView[T]: ...
     @overload
     def with_state(
-        self, initializer: Callable[[*Ts], Generator[T, Any, Any]], initargs: tuple[*Ts]
+        self,
+        initializer: Callable[[], T],
+        *,
+        finalizer: Callable[[T], object] | None = None,
+        policy: StatePolicy[T] | None = None,
+    ) -> StateView[T]: ...
+    @overload
+    def with_state(
+        self,
+        initializer: Callable[[*Ts], Generator[T, Any, Any]],
+        initargs: tuple[*Ts],
+        *,
+        policy: StatePolicy[T] | None = None,
     ) -> StateView[T]: ...
     @overload
     def with_state(
@@ -170,6 +227,7 @@ class Scope(Generic[S]):
         initargs: tuple[*Ts],
         *,
         finalizer: Callable[[T], object] | None = None,
+        policy: StatePolicy[T] | None = None,
     ) -> StateView[T]: ...
     def with_state(
         self,
@@ -177,6 +235,7 @@ class Scope(Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
+        policy: StatePolicy | None = None,
     ) -> StateView[Any]:
         """Return a view whose tasks are this scope's, and get a state.
 
@@ -185,19 +244,19 @@ class Scope(Generic[S]):
         errors of the tasks. The parameters are those of `pool.with_state`.
         """
         if initializer is None:
-            return StateView(self, self._pool._own_binding(initargs, finalizer))
-        binding = find_binding(self._bindings, initializer, initargs, finalizer, self._teardown_errors)
+            return StateView(self, self._pool._own_binding(initargs, finalizer, policy))
+        binding = find_binding(self._bindings, initializer, initargs, finalizer, policy, self._term)
         return StateView(self, binding)
 
     # Cancelling
 
     @property
     def cancelled(self) -> bool:
-        """True when the scope was cancelled; a long task looks at it now and then, and returns."""
+        """True when the scope was cancelled, by whatever; a long task looks at it now and then, and returns."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Cancel what has not begun, and refuse what is submitted from now on; from any thread.
+        """Cancel what has not begun, and refuse what is submitted from now on, or blocks in it; from any thread.
 
         Tasks that run already are joined as ever. A body that ends with the scope's refusal, or with the
         `CancelledError` of a task that this cancelled, has not failed: the block then raises what tasks raised, if
@@ -207,10 +266,34 @@ class Scope(Generic[S]):
         self._cancel_pending()
 
     def _cancel_pending(self) -> None:
-        for task in list(self._pending.copy().values()):
+        for waiter in self._submitters.copy():
+            waiter.wake()
+        interrupt = None
+        for task in self._pending.copy().values():
             if task is not None and task._token:
                 task._refusal = self._mark
-                task.cancel()
+                try:
+                    task.cancel()
+                except (
+                    BaseException
+                ) as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
+                    interrupt = exc
+        if interrupt is not None:
+            raise interrupt
+
+    def _wait_for_deadline(self, alarm: Waiter, timeout: float) -> None:
+        """In a thread of its own, until the deadline or the end of the scope."""
+        if not alarm.wait(timeout) and not self._closed:
+            self._timed_out = True  # before `_cancelled`, for the error's text
+            self._cancelled = True
+            self._cancel_in_thread()
+
+    def _cancel_in_thread(self) -> None:
+        """`_cancel_pending` in a thread that must go on."""
+        try:
+            self._cancel_pending()
+        except BaseException:
+            logger.critical("callback of a task of %r raised", self, exc_info=True)
 
     # Told by tasks
 
@@ -218,9 +301,14 @@ class Scope(Generic[S]):
         """`task` is about to end with an error, in this thread."""
         task._failures = self._failures
         self._failures[task] = None
+        if self._fail_fast:
+            self._cancelled = self._doomed = True
 
     def _ended(self, ticket: object) -> None:
         """The task of `ticket` has ended and is forgotten."""
+        if self._doomed:
+            self._doomed = False
+            self._cancel_in_thread()
         self._pending.pop(ticket, None)
         if not self._pending and self._waiter is not None:
             self._waiter.wake()
@@ -228,11 +316,9 @@ class Scope(Generic[S]):
     # Joining
 
     def __enter__(self) -> Self:
-        if self._entered:
-            raise RuntimeError(f"{self!r} was entered before: a scope is for one `with` statement")
         headroom()  # `__exit__`, at the same depth, must not fail for want of stack
-        self._entered = True
-        self._closed = False
+        worker = here.worker
+        self._enter(worker is not None and worker.queue is self._queue)
         return self
 
     def __exit__(
@@ -241,34 +327,87 @@ class Scope(Generic[S]):
         interrupt = None
         while True:
             try:
-                if exc is not None or interrupt is not None:
-                    self._cancelled = True
-                if not self._queue.forked:
-                    self._join()
+                for waiter in self._joined(Waiter(), exc is not None or interrupt is not None):
+                    sleep(waiter)
                 break
             except BaseException as again:  # Ctrl-C: cancel the rest, and join all the same
                 interrupt = again
         try:
-            if self._queue.forked and exc is None and interrupt is None:
-                raise self._queue.refusal()  # type: ignore[misc]  # tasks that this child has no news of
             return self._outcome(interrupt or exc, interrupt is not None)
         finally:
             exc = interrupt = None  # no cycle from an error by its traceback to this frame
 
-    def _join(self) -> None:
-        """Return when every task has ended and every state of the scope's own is torn down. May be begun anew."""
-        waiter = self._waiter = Waiter()
+    async def __aenter__(self) -> Self:
         worker = here.worker
-        if worker is not None and worker.queue is not self._queue:
-            worker = None
+        if worker is not None and worker.queue is self._queue:
+            raise RuntimeError(
+                f"{self!r} would keep the event loop waiting for {worker.thread.name}, which runs it: "
+                "use `with` in a worker of the pool"
+            )
+        self._enter(False)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        from ._asyncio import LoopWaiter, is_cancelled
+
+        if self._cancelled and exc is not None and not is_cancelled() and is_cancelled(exc):
+            exc._scope_mark = self._mark  # type: ignore[attr-defined]  # of a task that this cancelled, by its future
+        interrupt = None
+        while True:
+            try:
+                for waiter in self._joined(LoopWaiter(self._queue), exc is not None or interrupt is not None):
+                    await waiter.wait()
+                break
+            except BaseException as again:  # the asyncio task is cancelled: cancel the rest, and join all the same
+                interrupt = again
+        try:
+            return self._outcome(interrupt or exc, interrupt is not None)
+        finally:
+            exc = interrupt = None
+
+    def _enter(self, runs_in_worker: bool) -> None:
+        if self._entered:
+            raise RuntimeError(f"{self!r} was entered before: a scope is for one `with` statement")
+        self._entered = True
+        self._runs_in_worker = runs_in_worker
+        self._closed = False
+        try:
+            if self._timeout is not None:
+                self._alarm = Waiter()
+                start_new_thread(self._wait_for_deadline, (self._alarm, self._timeout))
+        except BaseException:
+            self._closed = True
+            self._end_alarm()
+            raise
+
+    def _end_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.wake()
+
+    def _joined(self, waiter: W, cancels: bool) -> Iterator[W]:
+        """Yield `waiter` whenever it is to be waited for, until all tasks have ended and all states are torn down.
+
+        May be begun anew.
+        """
+        if cancels:
+            self._cancelled = True
+        if self._queue.forked:
+            return
+        self._waiter = waiter
+        worker = here.worker if self._runs_in_worker else None
         self._helps = worker is not None
         while self._busy():
             if self._cancelled:
                 self._cancel_pending()
             if worker is None or not self._run_pending(worker):
-                sleep(waiter)
+                yield waiter
         self._helps = False
-        self._tear_down_states(waiter)
+        self._end_alarm()
+        todo = self._ask_for_teardowns(waiter)
+        while todo:
+            yield waiter
 
     def _busy(self) -> bool:
         """Whether tasks are pending; if none are, the scope is closed."""
@@ -291,39 +430,49 @@ class Scope(Generic[S]):
             worker.run_in_place(tasks.pop())
         return found
 
-    def _tear_down_states(self, waiter: Waiter) -> None:
+    def _ask_for_teardowns(self, waiter: AnyWaiter) -> dict[Request, None]:
+        """The requests that have not been answered; each one that is wakes `waiter`."""
+        self._term.over = True  # before the look at who has states, see `Binding`
         todo: dict[Request, None] = {}
-        for binding in self._bindings.values():
+        for binding in list(self._bindings.values()):
             for worker in binding.holders.copy():
+                request = TearDown(waiter.wake, todo, binding)
                 if worker is here.worker:
-                    worker.tear_down(binding)
+                    request.answer(worker)
                 else:
-                    worker.ask(Request(waiter, todo, binding))
-        while todo:
-            sleep(waiter)
+                    worker.ask(request)
+        return todo
 
     def _outcome(self, error: BaseException | None, interrupted: bool) -> bool:
         """Raise what the block is to raise; True when the body's error was the scope's own doing."""
-        failed = [(task._name, task._exception) for task in self._failures.copy()]
+        if self._queue.forked and error is None:
+            raise self._queue.refusal()  # type: ignore[misc]  # tasks that this child has no news of
+        failed = self._failures.copy()
         self._failures.clear()
-        errors = [exception for _, exception in failed if exception is not None] + self._teardown_errors
+        errors = [task._exception for task in failed if task._exception is not None] + self._term.errors
         counted = _counted(len(failed), "task")
-        if self._teardown_errors:
-            counted += f" and {_counted(len(self._teardown_errors), 'teardown')}"
+        if self._term.errors:
+            counted += f" and {_counted(len(self._term.errors), 'teardown')}"
+        group = None
         try:
             if error is None or getattr(error, "_scope_mark", None) is self._mark:
                 if errors:
-                    raise BaseExceptionGroup(f"{counted} of {self!r} failed", errors) from None
+                    group = BaseExceptionGroup(f"{counted} of {self!r} failed", errors)
+                if self._timed_out:
+                    raise TimeoutError(
+                        f"{self!r} was cancelled after its timeout of {self._timeout} seconds"
+                    ) from group
+                if group is not None:
+                    raise group from None
                 return error is not None
             if errors:
                 error.add_note(f"{counted} of {self!r} failed too")
-            for name, exception in failed:
-                logger.error("nobody will see the error of task %s", name, exc_info=exception)
+            log_lost_errors(failed)
             if interrupted:
                 raise error
             return False
         finally:
-            error = exception = None  # no cycle from an error by its traceback to this frame
+            error = group = None  # no cycle from an error by its traceback to this frame
             del errors, failed
 
     def __repr__(self) -> str:

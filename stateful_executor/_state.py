@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import inspect
 import logging
+import random
 from collections.abc import Callable, Generator
+from contextvars import Context
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ._policy import StatePolicy
+from ._stats import Counts
 from .errors import InitializerError
 
 if TYPE_CHECKING:
-    from ._worker import Worker
+    from ._worker import Request, Worker
 
 logger = logging.getLogger("stateful_executor")
 
 
 def name_of(fn: object) -> str:
     """What a person calls `fn`."""
+    while isinstance(fn, partial):
+        in_context = isinstance(getattr(fn.func, "__self__", None), Context)  # see `TaskQueue.put`
+        fn = fn.args[0] if in_context else fn.func
     try:
         return str(fn.__qualname__)  # type: ignore[attr-defined]
-    except Exception:  # a partial, say, or anything with a __getattr__ of its own
+    except Exception:  # anything with a __getattr__ of its own
         return type(fn).__qualname__
+
+
+class Term:
+    """How long the states of a scope live. `over` is set once, and then `holders` of its bindings are looked at."""
+
+    __slots__ = ("errors", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self.errors: list[BaseException] = []  # of their teardowns
 
 
 class Binding:
     """How a kind of state is made and torn down. One object for all views with equal arguments. Strictly private.
 
-    `holders` are the workers that have such states: each worker enters and leaves by itself (one atomic step on a
-    dict); the scope that owns the binding reads it when no task that could make a state is left.
+    `holders` are the workers that have, or had, such states: each worker enters, before it looks at `era` and
+    `term.over`, and leaves by itself (one atomic step on a dict). Who writes one of those two looks at `holders`
+    afterwards. Hence a worker that is not found there sees what was written.
     """
 
     def __init__(
@@ -35,15 +55,19 @@ class Binding:
         initializer: Callable[..., Any],
         initargs: tuple[Any, ...] = (),
         finalizer: Callable[[Any], object] | None = None,
-        errors: list[BaseException] | None = None,
+        policy: StatePolicy | None = None,
+        term: Term | None = None,
     ) -> None:
         if not callable(initializer):
             raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if finalizer is not None and not callable(finalizer):
             raise TypeError(f"finalizer must be a callable, not {finalizer!r}")
+        if policy is not None and not isinstance(policy, StatePolicy):
+            raise TypeError(f"policy must be a StatePolicy, not {policy!r}")
         self.initializer = initializer
         self.initargs: tuple[Any, ...] = tuple(initargs)
         self.finalizer = finalizer
+        self.policy = policy
         self.is_generator: bool = inspect.isgeneratorfunction(initializer)
         if self.is_generator and finalizer is not None:
             raise TypeError(
@@ -51,8 +75,9 @@ class Binding:
                 f"it takes no finalizer besides: put {name_of(finalizer)} after its yield"
             )
         self.name: str = name_of(initializer)
-        self.errors = errors  # where a scope wants failed teardowns
+        self.term = term  # None: as long as the workers
         self.holders: dict[Worker, None] = {}
+        self.era: object = object()  # another one after each `discard_all`
 
     def same_as(self, other: Binding) -> bool:
         """Whether both make the same kind of state. What can't be compared is another."""
@@ -61,19 +86,23 @@ class Binding:
                 self.initializer == other.initializer
                 and self.initargs == other.initargs
                 and self.finalizer == other.finalizer
+                and self.policy == other.policy
             )
         except Exception:  # arrays, say, whose comparison is no truth value
             return False
 
     def make(self) -> State:
         """Run the initializer in this thread."""
+        era, started = self.era, monotonic()  # before: what the initializer reads may be outdated when it returns
+        generator = None
         made = self.initializer(*self.initargs)
-        if not self.is_generator:
-            return State(made, self, None)
-        try:
-            return State(next(made), self, made)
-        except StopIteration:
-            raise RuntimeError(f"the generator {self.name} ended without yielding a state") from None
+        if self.is_generator:
+            generator = made
+            try:
+                made = next(generator)
+            except StopIteration:
+                raise RuntimeError(f"the generator {self.name} ended without yielding a state") from None
+        return State(made, self, generator, era, started)
 
 
 def find_binding(
@@ -81,11 +110,12 @@ def find_binding(
     initializer: Callable[..., Any],
     initargs: tuple[Any, ...],
     finalizer: Callable[[Any], object] | None,
-    errors: list[BaseException] | None = None,
+    policy: StatePolicy | None,
+    term: Term | None = None,
 ) -> Binding:
     """The binding of equal arguments in `bindings`, or a new one entered there, in one atomic step on the dict."""
-    binding = Binding(initializer, initargs, finalizer, errors)
-    key: object = (initializer, binding.initargs, finalizer)
+    binding = Binding(initializer, initargs, finalizer, policy, term)
+    key: object = (initializer, binding.initargs, finalizer, policy)
     try:
         hash(key)
     except TypeError:  # an argument that can't be hashed: equal ones have to be looked for
@@ -99,25 +129,42 @@ def find_binding(
 class State:
     """What an initializer made, and how it ends."""
 
-    __slots__ = ("_binding", "_generator", "value")
+    __slots__ = ("_binding", "_era", "_generator", "_started", "_usable", "discarded", "tasks", "value")
 
-    def __init__(self, value: Any, binding: Binding, generator: Generator[Any, None, Any] | None) -> None:
+    def __init__(
+        self, value: Any, binding: Binding, generator: Generator[Any, None, Any] | None, era: object, started: float
+    ) -> None:
         self.value: Any = value
         self._binding = binding
         self._generator = generator
+        self._era = era
+        self._started = started
+        self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
+        self.tasks = 0  # that have given it back
+        self.discarded = False
 
-    def tear_down(self) -> None:
+    def is_stale(self) -> bool:
+        """Whether it is to be replaced."""
+        return self.discarded or self._era is not self._binding.era
+
+    def is_older_than(self, max_age: float) -> bool:
+        """Whether it has been there for `max_age` seconds, or up to 5 % less, the same share each time."""
+        return monotonic() - self._started >= max_age * self._usable
+
+    def tear_down(self, counts: Counts) -> None:
         """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope."""
         binding = self._binding
+        counts.torn_down += 1
         try:
             if self._generator is not None:
                 self._finish_generator(self._generator)
             elif binding.finalizer is not None:
                 binding.finalizer(self.value)
         except BaseException as exc:  # also SystemExit: the worker has more to tear down
+            counts.teardown_errors += 1
             logger.exception("teardown of the state made by %s failed", binding.name)
-            if binding.errors is not None:
-                binding.errors.append(exc)
+            if binding.term is not None:
+                binding.term.errors.append(exc)
         finally:
             self.value = self._generator = None
 
@@ -131,36 +178,149 @@ class State:
 
 
 class Slot:
-    """A worker's states of one binding, one for each level of nesting. Touched by its worker's thread only."""
+    """A worker's states of one binding, one for each level of nesting.
 
-    __slots__ = ("_making", "_states", "binding", "lent")
+    The first `lent` of them are lent: the last one to the innermost task, or call of a bound function, that has one.
+    All fields are touched by the worker's thread only, but for `due`, to which `expire` adds in any thread, and which
+    its own lock guards.
+    """
 
-    def __init__(self, binding: Binding) -> None:
+    __slots__ = ("_counts", "_making", "_policy", "_states", "binding", "due", "lent", "wanted")
+
+    def __init__(self, binding: Binding, counts: Counts) -> None:
         self.binding = binding
         self.lent = 0
+        # Not empty when there is more to do than to lend and to take back; never empty with a policy.
+        self.due: list[None] = [] if binding.policy is None else [None]
+        self.wanted: list[Request] = []  # teardowns of the binding, asked for while a state is lent
+        self._policy = binding.policy
+        self._counts = counts
         self._states: list[State] = []
         self._making = False
 
+    # Lending
+
     def lend(self) -> Any:
-        """A state that no task of this worker holds, made now if need be; `lent -= 1` gives it back."""
-        if self.lent == len(self._states):
-            self._make()
+        """A state that no task of this worker holds, made now if need be. Taken back by `lent -= 1`, or `take_back`."""
+        if self.due or self.lent == len(self._states):
+            return self._lend_with_care()
         self.lent += 1
         return self._states[self.lent - 1].value
+
+    def _lend_with_care(self) -> Any:
+        error = None
+        try:
+            self._look_at_age()
+            self.drop_stale()
+            for _ in range(2):  # a state that fails its check is replaced once
+                if self.lent == len(self._states):
+                    self._make()
+                state = self._states[self.lent]
+                self.lent += 1  # from here on: a task that the check waits for gets another one
+                error = self._check(state)
+                if error is None:
+                    return state.value
+                self.lent -= 1
+                state.discarded = True
+                self.drop_stale()
+            raise error  # type: ignore[misc]  # there was one
+        finally:
+            error = None  # no cycle from it by its traceback to this frame
+
+    def _look_at_age(self) -> None:
+        policy = self._policy
+        if policy is not None and policy.max_age is not None:
+            for state in self._states[self.lent :]:
+                if state.is_older_than(policy.max_age):
+                    state.discarded = True
 
     def _make(self) -> None:
         name = self.binding.name
         if self._making:
             raise InitializerError(f"a task that {name} itself waits for can't have the state that {name} is making")
         self._making = True
+        started = monotonic()
         try:
             self._states.append(self.binding.make())
         except BaseException as exc:
             raise InitializerError(f"{name} raised {exc!r} instead of making a state for a task") from exc
         finally:
             self._making = False
+            self._counts.seconds_making += monotonic() - started
+        self._counts.made += 1
+
+    def _check(self, state: State) -> BaseException | None:
+        """What is wrong with `state`."""
+        check = None if self._policy is None else self._policy.check
+        if check is None:
+            return None
+        name = self.binding.name
+        try:
+            if check(state.value) is not False:
+                return None
+        except BaseException as exc:
+            logger.info("state made by %s failed its check, and is replaced", name, exc_info=True)
+            return exc
+        logger.info("state made by %s failed its check, and is replaced", name)
+        return InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
+
+    # Taking back
+
+    def take_back(self, error: BaseException | None) -> None:
+        """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
+        state = self._states[self.lent - 1]
+        if self._policy is not None:
+            self._look_after_task(self._policy, state, error)
+        self.lent -= 1
+        self.drop_stale()
+
+    def _look_after_task(self, policy: StatePolicy, state: State, error: BaseException | None) -> None:
+        name = self.binding.name
+        state.tasks += 1
+        if error is not None and not state.discarded:
+            try:
+                state.discarded = policy.discards(error)
+            except BaseException:
+                logger.warning("discard_on of the states made by %s raised: one is replaced", name, exc_info=True)
+                state.discarded = True
+        if policy.reset is not None and not state.discarded:
+            try:
+                policy.reset(state.value)
+            except BaseException:
+                logger.warning("reset of a state made by %s raised: it is replaced", name, exc_info=True)
+                state.discarded = True
+        if policy.max_tasks is not None and state.tasks >= policy.max_tasks:
+            state.discarded = True
+
+    def lent_last(self) -> State:
+        """The state lent to the innermost task that has one."""
+        return self._states[self.lent - 1]
+
+    # Replacing
+
+    def discard_last(self) -> None:
+        """Have what was lent last replaced when it is taken back."""
+        self.lent_last().discarded = True
+        self.expire()
+
+    def expire(self) -> None:
+        """Have the states looked at, since one was discarded, or the binding's era has changed; from any thread."""
+        if self._policy is None:
+            self.due.append(None)
+
+    def drop_stale(self) -> None:
+        """Tear down the states that are to be replaced and are not lent."""
+        if self._policy is None:
+            self.due.clear()  # before the look at the era: when that changes later, so does this
+        for state in self._states[self.lent :]:
+            if state.is_stale() and state in self._states:  # a teardown may itself have led here
+                self._states.remove(state)
+                self._counts.discarded += 1
+                state.tear_down(self._counts)
+        if self._policy is None and any(state.is_stale() for state in self._states[: self.lent]):
+            self.due.append(None)  # for when they are taken back
 
     def tear_down(self, keep: int = 0) -> None:
         """Tear down all states but the first `keep`, the last made first."""
         while len(self._states) > keep:
-            self._states.pop().tear_down()
+            self._states.pop().tear_down(self._counts)

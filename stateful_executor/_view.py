@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from ._future import Future, wrap_future
-from ._map import map_tasks
+from ._map import AsTheyFinish, InOrder, map_tasks
+from ._state import Slot, name_of
+from ._waiter import here
+from ._worker import Replace, Worker
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,7 +27,9 @@ class StateView(Generic[S]):
     """What `with_state()` of a pool or a scope returns: submits tasks that are lent their worker's state.
 
     A worker's state is lent to one task at a time. A task that runs inside another one of the same worker (since that
-    one waits for it) is lent a second state, which is torn down when the outer task ends.
+    one waits for it) is lent a second state of the same kind, and so is a call of a bound function in a task that
+    holds a state already. Between tasks a worker has one state of each kind: the others are torn down when the
+    outermost task ends, before its result is visible (a scope's own at the end of the scope, if that is earlier).
 
     Not an `Executor`, since its `submit` calls `fn(state, ...)`.
 
@@ -61,7 +66,101 @@ class StateView(Generic[S]):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the pool's `map`, with `fn(state, *items)`. A chunk is lent one state for all of its calls."""
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize)
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, InOrder())
+
+    def map_unordered(
+        self,
+        fn: Callable[Concatenate[S, P], T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As the pool's `map_unordered`, with `fn(state, *items)`. A chunk is lent one state for all of its calls."""
+        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+
+    def broadcast(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
+        """Have each worker that holds such a state call `fn(state, *args, **kwargs)`, once; return the futures.
+
+        As the pool's `broadcast`, for the workers that have ever needed such a state and have not ended. One whose
+        state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
+        scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
+        """
+        scope = self._door._as_scope()
+        return self._door._queue.broadcast(
+            lambda: Future(self._door._queue, fn, args, kwargs, self._binding), self._binding.holders.copy(), scope
+        )
+
+    def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:
+        """Return a function that calls `fn(state, *args, **kwargs)` with the state of the worker that runs it.
+
+        So that a task with a state goes through any `Executor` interface:
+        `loop.run_in_executor(pool, view.bind(load_user), 42)`. The worker makes its state first if it has none. In a
+        task that holds such a state already the call is lent another one. What `fn` raises counts for the policy as
+        if a task had raised it. A call that still holds a scope's state delays the end of the scope.
+
+        The function raises `RuntimeError` outside of the pool's workers, and when the view's scope has ended;
+        `InitializerError` when the state can't be made.
+        """
+
+        def bound(*args: P.args, **kwargs: P.kwargs) -> T:
+            return cast(
+                "T", self._worker(f"{bound.__qualname__} is bound to").call_bound(self._binding, fn, args, kwargs)
+            )
+
+        bound.__name__ = bound.__qualname__ = name_of(fn)
+        bound.__doc__ = getattr(fn, "__doc__", None)
+        return bound
+
+    def get(self) -> S:
+        """Return the state lent to the task, or bound function, that calls this.
+
+        Raises `RuntimeError` elsewhere: in another thread, and in a task that was not lent such a state, be it inside
+        one that was.
+        """
+        return cast("S", self._slot_of("get").lent_last().value)
+
+    def discard(self) -> None:
+        """Have the state lent to the calling task replaced: it is torn down when the task ends.
+
+        Raises `RuntimeError` where `get` does.
+        """
+        self._slot_of("discard").discard_last()
+
+    def discard_all(self) -> None:
+        """Have every such state made before now replaced, in all workers; from any thread.
+
+        A task that begins after this has returned is not lent such a state. Those that are lent are torn down when
+        their task ends; the others when their workers, which are told at once, come to it: this does not wait for
+        that. A state whose initializer is running counts as made before now.
+        """
+        binding = self._binding
+        binding.era = object()  # before the look at who has states, see `Binding`
+        for worker in binding.holders.copy():
+            slot = worker.slots.get(binding)
+            if slot is not None:
+                slot.expire()
+            worker.ask(Replace(binding))
+
+    def _worker(self, what: str) -> Worker:
+        """The worker that the calling thread is."""
+        worker = here.worker
+        if worker is None or worker.queue is not self._door._queue:
+            raise RuntimeError(
+                f"{what} a state of {self._door._queue.name}, which only the workers of that pool have: "
+                "call it in a task of the pool"
+            )
+        return worker
+
+    def _slot_of(self, method: str) -> Slot:
+        """Where the state lent to the calling task is."""
+        slot = self._worker(f"{method}() is for").lent_now(self._binding)
+        if slot is None:
+            raise RuntimeError(
+                f"{method}() is for a task that holds a state made by {self._binding.name}, and this one does not: "
+                "submit it through the view"
+            )
+        return slot
 
     def __repr__(self) -> str:
         return f"<StateView of {self._binding.name} on {self._door!r}>"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, name_of
+from ._stats import Counts
 from ._waiter import Deadline, Waiter, headroom, here, sleep
 from .errors import InitializerError
 
@@ -26,33 +27,61 @@ logger = logging.getLogger("concurrent.futures")
 class Request:
     """Something asked of a worker, to be done in its thread between tasks, or while a task of its waits."""
 
-    def __init__(self, waiter: Waiter, todo: dict[Request, None], binding: Binding) -> None:
-        self._waiter = waiter
+    def answer(self, worker: Worker) -> None:
+        """In the worker's thread."""
+        raise NotImplementedError
+
+    def done(self) -> None:
+        """There is nothing left to do, as the worker has ended, or has done it."""
+
+
+class TearDown(Request):
+    """Tear down the worker's states of a scope's own binding."""
+
+    def __init__(self, wake: Callable[[], object], todo: dict[Request, None], binding: Binding) -> None:
+        self._wake = wake
         self._todo = todo
         self._binding = binding
         todo[self] = None
 
     def answer(self, worker: Worker) -> None:
-        """In the worker's thread."""
         late = worker.tearing.get(self._binding)
         if late is not None:  # asked inside that very teardown, which waits for something
             late.append(self)
+            return
+        slot = worker.slots.get(self._binding)
+        if slot is not None and slot.lent:  # to a bound function, in a task that is not the scope's
+            slot.wanted.append(self)
+            slot.due.append(None)
             return
         worker.tear_down(self._binding)
         self.done()
 
     def done(self) -> None:
-        """Tell who asked."""
         self._todo.pop(self, None)
-        self._waiter.wake()
+        self._wake()
+
+
+class Replace(Request):
+    """Tear down the worker's states of a binding that were made before `discard_all`."""
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+
+    def answer(self, worker: Worker) -> None:
+        slot = worker.slots.get(self._binding)
+        if slot is not None:
+            slot.drop_stale()
 
 
 class Worker:
     """One thread of the pool, and what it owns. Strictly private.
 
-    Only its own thread touches `slots`, `tearing`, `announced`, `extras` and `inline`, and writes `waiter`, `dead`,
-    `ended` and `fn`, which others read. `inbox` is guarded by its own lock (see `ask`), `born` likewise: whoever takes
-    its item decides whether the thread becomes a worker. SIGINT is for the main thread: nothing here is interrupted.
+    Only its own thread touches `tearing`, `announced`, `extras`, `inline` and `floors`, and writes `slots`, `waiter`,
+    `dead`, `ended`, `fn`, `inside`, `completed` and what is in `counts`, which others read. `inbox` and `broadcasts`
+    are guarded by their own locks (see `ask`), `born` likewise: whoever takes its item decides whether the thread
+    becomes a worker. `leaving` is guarded by the queue's lock, which who adds to `broadcasts` holds. SIGINT is for the
+    main thread: nothing here is interrupted.
     """
 
     def __init__(self, queue: TaskQueue, binding: Binding | None) -> None:
@@ -72,13 +101,19 @@ class Worker:
         self._sleep = lock.acquire
 
         self.inbox: deque[Request] = deque()
+        self.broadcasts: deque[Future[Any]] = deque()  # tasks for this worker only, run between others
+        self.leaving: bool = False  # takes no more of them
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
         self.announced: bool = False  # in `queue.idle` while still finishing a task
         self.slots: dict[Binding, Slot] = {}  # in the order made
         self.tearing: dict[Binding, list[Request]] = {}  # teardowns under way, and who asked for them meanwhile
         self.extras: bool = False  # a slot may have states for deeper levels of nesting
         self.inline: int = 0
+        self.inside: int = 0  # tasks that run inside another one, which waits for them
+        self.floors: dict[Slot, int] = {}  # how many states are lent to tasks further out than the innermost one
         self.fn: object = None  # what it runs
+        self.completed: int = 0
+        self.counts: Counts = Counts()  # all but `completed`, which is in reach for the sake of speed
 
     # Being born
 
@@ -146,14 +181,23 @@ class Worker:
             return
         here.worker = self
         try:
-            if self._start():
-                while self.run() or self._park():
-                    if self.inbox:
-                        self._answer()
+            leaving = False
+            while not leaving:
+                if self._start():
+                    self._serve()
+                leaving = self._leave()
         except BaseException:
             logger.critical("a bug in stateful_executor ended worker %s", self.thread.name, exc_info=True)
         finally:
             self._end()
+
+    def _serve(self) -> None:
+        """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
+        while self.run() or self._park():
+            if self.inbox:
+                self._answer()
+            if self.broadcasts:
+                self._run_broadcasts()
 
     # Making the pool's own state
 
@@ -166,14 +210,15 @@ class Worker:
         if self.binding is None:
             return True
         error = self._make_own_state()
+        breakage = None if error is None else self._breakage(error)
         with self.queue.lock:
-            if error is None:
-                self.queue.proven = not self.queue.broken
+            if breakage is None:
+                self.queue.proven = self.queue.breakage is None
             elif not self.queue.proven:
-                self.queue.broken = True
-        if self.queue.broken:
+                self.queue.breakage = self.queue.breakage or breakage
+        if self.queue.breakage is not None:
             if error is not None:
-                self._break(error)
+                self._break(error, self.queue.breakage)
             return False
         return error is None or self._start_again(error)
 
@@ -182,7 +227,7 @@ class Worker:
         queue = self.queue
         while True:
             self._answer()
-            if not (queue.front or queue.tasks):
+            if not (self.broadcasts or queue.front or queue.tasks):
                 if not self._park():
                     return False
                 continue
@@ -198,7 +243,7 @@ class Worker:
         queue = self.queue
         while True:
             try:
-                task = queue.front.popleft()
+                task = self.broadcasts.popleft() if self.broadcasts else queue.front.popleft()
             except IndexError:
                 if not queue.advance():
                     return False
@@ -208,7 +253,8 @@ class Worker:
                     queue.free_place(task)
                 self._fail(task, error)
                 return True
-            queue.one_less_gone()
+            if task._only is None:
+                queue.one_less_gone()
 
     @staticmethod
     def _fail(task: Future[Any], error: BaseException) -> None:
@@ -229,32 +275,36 @@ class Worker:
             self._drop_extras()
         return None
 
-    def _break(self, error: InitializerError) -> None:
-        """The pool's initializer failed before it ever succeeded: no task will ever run."""
+    def _breakage(self, error: InitializerError) -> Callable[[], Exception]:
+        """What tasks get from now on, should `error` break the pool."""
         cause = error.__cause__
-        logger.critical("Exception in initializer:", exc_info=cause)
         text = (
             f"{self.queue.name} is broken: its initializer raised {cause!r} before it had ever succeeded; "
             "the thread pool is not usable anymore"
         )
 
-        def refusal() -> BrokenThreadPool:
+        def breakage() -> BrokenThreadPool:
             broken = BrokenThreadPool(text)
             broken.__cause__ = cause
             return broken
 
-        self.queue.refuse(refusal)
+        return breakage
+
+    def _break(self, error: InitializerError, breakage: Callable[[], Exception]) -> None:
+        """The pool's initializer failed before it ever succeeded: no task will ever run."""
+        logger.critical("Exception in initializer:", exc_info=error.__cause__)
+        self.queue.refuse(breakage)
         for task in self.queue.waiting_tasks():
             if task._begin():
+                task._unheeded = True  # the log has the cause
                 self.queue.left(task)
-                self._fail(task, refusal())
+                self._fail(task, breakage())
 
     # Running
 
-    def run(self, task: Future[Any] | None = None) -> bool:
-        """Run the next task of the queue, or `task` inside the one that waits for it. False when there was none."""
+    def run(self, task: Future[Any] | None = None, *, nested: bool = False) -> bool:
+        """Run the next task of the queue, or `task`, `nested` in the one that waits for it. False if there was none."""
         queue = self.queue
-        nested = task is not None
         if task is None:
             if self.announced:
                 return False
@@ -265,7 +315,7 @@ class Worker:
         try:
             del task._token[0]
         except IndexError:  # cancelled, or run in place by a worker that waits for it
-            if not nested:
+            if not nested and task._only is None:
                 queue.one_less_gone()
             return not nested
         task._phase = RUNNING
@@ -296,21 +346,30 @@ class Worker:
             task._name = name_of(fn)
         fn = kwargs = None
         args = ()
-        self.fn = outer
         if slot is not None:
-            slot.lent -= 1
+            if slot.due:
+                self._take_back(slot, error)
+            else:
+                slot.lent -= 1
+        if self.extras and not nested:
+            self._drop_extras()
+        self.fn = outer
 
         if not nested:
-            if self.extras:
-                self._drop_extras()
-            if not queue.front and not task._callbacks and not self.inbox:
+            ahead = len(queue.front)
+            if ahead:
+                if ahead > queue.peak:
+                    queue.note_peak()
+            elif not task._callbacks and not self.inbox:
                 # Be available before you announce: who sees the result and submits again finds this worker idle.
                 queue.idle[self] = None
                 self.announced = True
-        if error is not None:
+        if error is None:
+            self.completed += 1
+        else:
+            self.counts.failed += 1
             task._exception = error
-            if scope is not None:
-                scope._failed(task)
+            task._lose_error(error)
         task._result = result
         task._phase = FINISHED
         task._token.clear()  # the anchor, see _future.py
@@ -331,35 +390,71 @@ class Worker:
         return True
 
     def _call_backs(self, task: Future[Any]) -> None:
-        if self.announced:
-            # A callback was added at the last moment. It may take long: be idle no more, and pass on a task that
-            # somebody may have submitted to the idle worker that this one seemed to be.
-            self.announced = False
-            if not self._retract():
-                self.queue.wake()
+        self._be_busy()  # if a callback was added at the last moment
         try:
             task._call_backs()
         except BaseException:
             logger.critical("callback of %r raised", task, exc_info=True)
 
+    def _be_busy(self) -> None:
+        """Before what may take long: be idle no more, and pass on a task submitted to the idle worker this seemed."""
+        if self.announced:
+            self.announced = False
+            if not self._retract() and self.queue.has_tasks():
+                self.queue.wake()
+
     def run_in_place(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
         try:
-            headroom()
-            if task._token and self.run(task):
+            if task._only is not None:
+                self._forbid_wait(task)
+            elif task._token and self._run_inside(task):
                 self.queue.left(task)
         finally:
             del task  # as in `run`
 
-    def run_inline(self, task: Future[Any]) -> bool:
+    def run_inline(self, task: Future[Any]) -> None:
         """Run `task`, which has no place in the full backlog, inside the task that submits it."""
-        headroom()
         self.inline += 1
         try:
-            return self.run(task)
+            self._run_inside(task)
         finally:
             self.inline -= 1
             del task  # as in `run`
+
+    def _run_inside(self, task: Future[Any]) -> bool:
+        headroom()
+        outer, self.floors = self.floors, {slot: slot.lent for slot in self.slots.values() if slot.lent}
+        self.inside += 1
+        try:
+            return self.run(task, nested=True)
+        finally:
+            self.inside -= 1
+            self.floors = outer
+            del task  # as in `run`
+
+    def _run_broadcasts(self) -> None:
+        breakage = self.queue.breakage
+        while self.broadcasts:
+            try:
+                task = self.broadcasts.popleft()
+            except IndexError:
+                return  # cancelled
+            if breakage is None:
+                self._be_busy()
+                self.run(task)
+            elif task._begin():
+                task._unheeded = True
+                self._fail(task, breakage())
+            del task
+
+    def _forbid_wait(self, task: Future[Any]) -> None:
+        """`task` runs between the tasks of one worker: raise when that is this one, which would wait for itself."""
+        if task._only is self and task._token:
+            raise RuntimeError(
+                f"{self.thread.name} is to run {task!r} of a broadcast when the task that waits for it has ended: "
+                "wait outside of the pool's workers"
+            )
 
     # States
 
@@ -367,9 +462,43 @@ class Worker:
         try:
             return self.slots[binding]
         except KeyError:
-            slot = self.slots[binding] = Slot(binding)
-            binding.holders[self] = None
-            return slot
+            slot = self.slots[binding] = Slot(binding, self.counts)
+        binding.holders[self] = None
+        if binding.term is not None and binding.term.over:
+            self.tear_down(binding)
+            raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
+        return slot
+
+    def _take_back(self, slot: Slot, error: BaseException | None) -> None:
+        slot.take_back(error)
+        if slot.wanted and not slot.lent:
+            wanted, slot.wanted = slot.wanted, []
+            self.tear_down(slot.binding)
+            for request in wanted:
+                request.done()
+
+    def call_bound(
+        self, binding: Binding, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call `fn(state, *args, **kwargs)` inside a task, with a state that no task of this worker holds."""
+        slot = self._slot(binding)
+        state = slot.lend()
+        if slot.lent > 1:
+            self.extras = True
+        error = None
+        try:
+            return fn(state, *args, **kwargs)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            self._take_back(slot, error)
+            del error, state  # no cycle from it by its traceback to this frame
+
+    def lent_now(self, binding: Binding) -> Slot | None:
+        """The slot of `binding`, if a state of it is lent to the task, or bound function, that calls this."""
+        slot = self.slots.get(binding)
+        return None if slot is None or slot.lent == self.floors.get(slot, 0) else slot
 
     def _drop_extras(self) -> None:
         """Tear down what was made for deeper levels of nesting: between tasks, a worker has one state a binding."""
@@ -391,18 +520,28 @@ class Worker:
     # Sleeping
 
     def _park(self) -> bool:
-        """Sleep until there may be something to do. False when the worker is to end."""
+        """Sleep until there may be something to do. False when the worker is to end, or has been idle for too long."""
         queue = self.queue
         if not self.announced:
             queue.idle[self] = None
         self.announced = False
         refused = queue.refusal is not None  # before the look at the tasks: a later submit sees it too, and withdraws
         self.inbox.extend(())  # locks it, see `ask`
-        if not (queue.has_tasks() or self.inbox or refused):
-            self._sleep()
-            return True
+        self.broadcasts.extend(())
+        if not (queue.has_tasks() or self.inbox or self.broadcasts or refused):
+            in_time = self._sleep_idle()
+            if len(queue.front) > queue.peak:
+                queue.note_peak()
+            return in_time
         self._retract()
-        return bool(queue.front or queue.tasks or self.inbox or not refused)
+        return bool(queue.front or queue.tasks or self.inbox or self.broadcasts or not refused)
+
+    def _sleep_idle(self) -> bool:
+        """Sleep until somebody takes this worker out of `idle`; False when nobody does for `idle_timeout` seconds."""
+        timeout = self.queue.idle_timeout
+        if timeout is None:
+            return self._sleep()
+        return self._sleep(timeout=timeout) or not self._retract()
 
     def _retract(self) -> bool:
         """Be idle no more. False when somebody has taken this worker out of `idle`, and so counts on it."""
@@ -437,13 +576,17 @@ class Worker:
                 return  # answered after all
             request.done()
             return
+        if not self.rouse() and self.waiter is not None:
+            self.waiter.wake()
+
+    def rouse(self) -> bool:
+        """Wake this worker if it is idle, to look at what it alone is to do."""
         try:
             del self.queue.idle[self]
         except KeyError:
-            if self.waiter is not None:
-                self.waiter.wake()
-        else:
-            self.release()  # one step with `del`
+            return False
+        self.release()  # one step with `del`
+        return True
 
     def _answer(self) -> None:
         while self.inbox:
@@ -451,10 +594,37 @@ class Worker:
 
     # Ending
 
-    def _end(self) -> None:
-        if not self.queue.forked:  # else this is a child process, and the states are the parent's
+    def _leave(self) -> bool:
+        """Tear down, and leave the pool. False when there are tasks meanwhile, for which this worker starts anew.
+
+        Until it has torn down it counts as one of the pool's workers, and its states as theirs: there are never more
+        of either than `max_workers`. So there may have been nobody else for a task that came meanwhile.
+        """
+        queue = self.queue
+        if queue.forked:  # this is a child process, and the states are the parent's
+            return True
+        while not self._stop_broadcasts():
+            self._run_broadcasts()
+        retires = queue.refusal is None and queue.breakage is None
+        self._tear_down_all()
+        return not retires or queue.retire(self)
+
+    def _stop_broadcasts(self) -> bool:
+        """False when there are some to run first."""
+        with self.queue.lock:
+            self.leaving = not self.broadcasts
+        return self.leaving
+
+    def _tear_down_all(self) -> None:
+        while self.slots:  # a teardown may have led to new ones
             for binding in reversed(list(self.slots)):
                 self.tear_down(binding)
+
+    def _end(self) -> None:
+        if not self.queue.forked:
+            self._tear_down_all()  # nothing is left to do here, nor in the next two lines, but after a bug
+            while not self._stop_broadcasts():
+                self.broadcasts.popleft().cancel()
             self.dead = True
             self.inbox.extend(())  # locks it, see `ask`
             self._answer()

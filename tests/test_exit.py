@@ -61,7 +61,7 @@ ready = threading.Event()
 def until_main_sleeps():
     main = threading.main_thread().ident
     ready.wait()
-    until(lambda: sys._current_frames()[main].f_code.co_filename == _waiter.__file__)
+    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code.co_filename == _waiter.__file__)
 """
 
 INTERRUPTS = """
@@ -312,13 +312,15 @@ def test_submit_in_an_atexit_handler(made: str, used: bool) -> None:
 
 def test_sys_exit_in_a_task() -> None:
     """It ends the task, not the process nor the worker."""
-    lines = run_well("""
+    code, lines, errors = run("""
         pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down)
         say(repr(pool.submit(sys.exit, 5).exception()))
         pool.submit(say, "ran")
         pool.submit(sys.exit, 6)
     """)
     assert lines == ["SystemExit(5)", "ran", "torn down in its thread"]
+    assert code == 0
+    assert errors == "lost error: task exit failed, and nobody took the error from its future\nSystemExit: 6\n"
 
 
 @pytest.mark.parametrize("where", ["task", "main"])

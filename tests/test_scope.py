@@ -288,9 +288,9 @@ class TestCancel:
             queue = pool._queue
             place = queue._place
 
-            def cancel_first(task: object) -> bool:
+            def cancel_first(*args: object) -> bool:
                 scope.cancel()
-                return place(task)  # type: ignore[arg-type]
+                return place(*args)  # type: ignore[arg-type]
 
             with pool.scope() as scope:
                 queue._place = cancel_first  # type: ignore[method-assign]

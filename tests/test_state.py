@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stateful_executor import InitializerError, StatefulThreadPoolExecutor
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 from stateful_executor.errors import BrokenThreadPool
 
 
@@ -466,7 +466,11 @@ class TestFailure:
         ({"max_backlog": 0}, ValueError, "max_backlog must be at least 1 task.*not 0"),
         ({"max_backlog": 1, "submit_timeout": -1}, ValueError, "submit_timeout must be at least 0 seconds"),
         ({"submit_timeout": 1}, ValueError, "give max_backlog too"),
-        ({"policy": None}, TypeError, "policy"),
+        ({"initializer": str, "policy": 3}, TypeError, "policy must be a StatePolicy, not 3"),
+        ({"policy": StatePolicy()}, ValueError, "StatePolicy.* has no state to look after"),
+        ({"idle_timeout": -1}, ValueError, "idle_timeout must be at least 0 seconds"),
+        ({"idle_timeout": float("nan")}, ValueError, "idle_timeout must be at least 0 seconds"),
+        ({"retries": None}, TypeError, "retries"),
     ],
 )
 def test_wrong_arguments(kwargs: dict[str, Any], error: type[Exception], text: str) -> None:

@@ -102,7 +102,7 @@ def pool(pool: Pool[Connection]) -> None:
     pool.map(5, ["5"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pool.shutdown(cancel=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     pool.shutdown(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    pool.stats  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    pool.statistics  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     pool.max_backlog = 5  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 

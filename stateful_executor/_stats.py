@@ -1,0 +1,114 @@
+"""What a pool counts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolStats:
+    """A snapshot of what a pool does and has done, from `pool.stats()`.
+
+    The first seven fields are of the moment, the others count from the pool's beginning, and never go down. While
+    tasks move, figures taken one after the other may miss one another by those that moved meanwhile; of a pool at rest
+    they are exact, and then `submitted == completed + failed + cancelled`, and `states_made - states_torn_down` is the
+    number of states there are.
+
+    .. versionadded:: 0.1
+    """
+
+    workers: int
+    """Threads that have started and not ended."""
+    idle: int
+    """Workers that wait for a task."""
+    running: int
+    """Tasks begun and not ended; a task that waits for another one in the same worker counts, and so does that one."""
+    backlog: int
+    """Tasks accepted and not begun."""
+    peak_backlog: int
+    """The most tasks seen in the backlog: by workers between two tasks, when one is cancelled, and by `stats()`."""
+    blocked_submitters: int
+    """Calls of `submit` and `asubmit` that wait for a place in the backlog."""
+    seconds_blocked: float
+    """Seconds that such calls have waited so far, all added up."""
+    submitted: int
+    """Tasks accepted."""
+    completed: int
+    """Tasks that returned."""
+    failed: int
+    """Tasks that raised, or could not be run."""
+    cancelled: int
+    """Tasks cancelled before they began."""
+    states_made: int
+    """Initializers that succeeded, of the pool, its views and its scopes."""
+    seconds_making: float
+    """Seconds that initializers took, failed ones too, all added up."""
+    states_discarded: int
+    """States torn down to be replaced: by a policy, `discard` or `discard_all`."""
+    states_torn_down: int
+    """States torn down for whatever reason, discarded ones too."""
+    teardown_errors: int
+    """Teardowns among these that raised."""
+
+
+class Counts:
+    """What one worker has counted. Written by its thread only; the sum of ended workers under the queue's lock."""
+
+    __slots__ = ("completed", "discarded", "failed", "made", "seconds_making", "teardown_errors", "torn_down")
+
+    def __init__(self) -> None:
+        self.completed = 0
+        self.failed = 0
+        self.made = 0
+        self.seconds_making = 0.0
+        self.discarded = 0
+        self.torn_down = 0
+        self.teardown_errors = 0
+
+    def add(self, other: Counts) -> None:
+        """Add the counts of `other`."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+ONE = (None,)
+CARRIED = 1024
+
+
+class Tally:
+    """A count that any thread adds to with `tally.ones += ONE`: no lock, no call, hence one step with its neighbours.
+
+    `ones` is guarded by its own lock, `_rest` by the token in `_turn`.
+    """
+
+    __slots__ = ("_rest", "_turn", "ones")
+
+    def __init__(self) -> None:
+        self.ones: list[None] = []
+        self._rest = 0
+        self._turn: list[None] = [None]
+
+    def carry(self) -> None:
+        """Now and then, so that `ones` does not grow without end."""
+        if len(self.ones) < CARRIED:
+            return
+        try:
+            del self._turn[0]
+        except IndexError:
+            return  # another thread is at it
+        try:
+            number = len(self.ones)
+            del self.ones[:number]
+            self._rest += number  # one step with `del`
+        finally:
+            self._turn.append(None)
+
+    def value(self) -> int:
+        """How many there are."""
+        while True:
+            rest = self._rest
+            number = rest + len(self.ones)
+            if self._turn and rest == self._rest:
+                return number
+            time.sleep(0)  # in the middle of `carry`
