@@ -255,7 +255,7 @@ class Future(concurrent.futures.Future[T]):
         try:
             del self._token[0]
             self._phase = CANCELLED_AND_NOTIFIED
-            self._queue.cancelled.ones += ONE  # no look at signals between the three
+            self._queue.counts.cancelled.ones += ONE  # no look at signals between the three
         except IndexError:
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
         self._finish_cancel()
@@ -289,7 +289,7 @@ class Future(concurrent.futures.Future[T]):
         self._fn = self._kwargs = None
         self._args = ()
         self._queue.left(self)
-        self._queue.cancelled.carry()
+        self._queue.counts.cancelled.carry()
         self._announce()
         if self._scope is not None:
             self._scope._ended(self._ticket)
@@ -313,7 +313,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _end(self, result: T | None, exception: BaseException | None) -> None:
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
-        tally = self._queue.completed if exception is None else self._queue.failed
+        tally = self._queue.counts.completed if exception is None else self._queue.counts.failed
         tally.ones += ONE
         tally.carry()
         self._result = result

@@ -14,10 +14,10 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     once; nobody else does. Guarded by the dict's own lock.
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
-`workers`, `retired`, `past`, `can_grow`, `proven`, `breakage`, `unminted`, `seconds_blocked`
+`workers`, `retired`, `can_grow`, `proven`, `breakage`, `unminted`, `counts`
     written under `lock`, which is never held while user code runs or anything blocks.
-`peak`
-    a figure for `stats()`, written by workers; of two at once either may win.
+`peak`, `grown`
+    a figure for `stats()`, and whether it is worth a look; of two who write at once either may win.
 `refusal`, `forked`
     once set they stay set; of two reasons for a refusal given at once either may win.
 
@@ -48,7 +48,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._state import name_of
-from ._stats import Counts, PoolStats, Tally
+from ._stats import Counts, PoolCounts, PoolStats
 from ._waiter import Deadline, Waiter, here, sleep
 from .errors import BacklogFull
 
@@ -96,7 +96,6 @@ class TaskQueue:
         self.idle: dict[Worker, None] = {}
         self.workers: dict[Worker, None] = {}
         self.retired: dict[Worker, None] = {}  # whose threads may not have ended yet
-        self.past: Counts = Counts()  # what they counted
         self.vacant: list[int] = []  # indices of workers that have left, a heap
         self.fresh: count[int] = count()
         self.can_grow: bool = True
@@ -114,10 +113,9 @@ class TaskQueue:
         self.forked = False
 
         self.peak: int = 0
-        self.seconds_blocked: float = 0.0
-        self.cancelled = Tally()
-        self.completed = Tally()  # not by workers; nor failed
-        self.failed = Tally()
+        self.grown: bool = False
+        # Apart, since with more than 30 attributes this object gets a dict for them, and each task is 10 % slower.
+        self.counts: PoolCounts = PoolCounts()
 
     # Submitting
 
@@ -142,6 +140,7 @@ class TaskQueue:
             tasks.append(task)
             if tasks is not self.tasks:
                 self._put_again(task)
+            self.grown = True
             if self.idle or self.can_grow or self.refusal is not None:
                 self._attend(task)
             return task
@@ -249,8 +248,8 @@ class TaskQueue:
                 return False
             self.retired[worker] = None
             heappush(self.vacant, worker.index)
-            self.past.add(worker.counts)
-            self.past.completed += worker.completed
+            self.counts.past.add(worker.counts)
+            self.counts.past.completed += worker.completed
         for other in self.retired.copy():
             if not other.thread.is_alive():
                 self.retired.pop(other, None)
@@ -337,7 +336,7 @@ class TaskQueue:
             self.wake_submitter()
         blocked = time.monotonic() - since
         with self.lock:
-            self.seconds_blocked += blocked
+            self.counts.seconds_blocked += blocked
 
     def backlog_full(self) -> BacklogFull:
         """The error of a submit that waited in vain."""
@@ -362,8 +361,7 @@ class TaskQueue:
             with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
                 task._only.broadcasts.remove(task)
             return
-        if len(self.front) > self.peak:
-            self.note_peak()
+        self.look_at_peak()
         self.gone.append(None)
         if task._placed:
             self.free_place(task)
@@ -526,12 +524,17 @@ class TaskQueue:
 
     # Counting
 
-    def note_peak(self) -> None:
-        """There is more in `front` than ever seen before; some of it may be left over from tasks that have gone."""
+    def look_at_peak(self) -> None:
+        """Before the backlog shrinks, if it has grown: have there ever been as many tasks in it?"""
+        if not self.grown:
+            return
+        self.grown = False
         if self.max_backlog is not None and self.places is not None:
             ahead = self.max_backlog - self.unminted - len(self.places)
         else:
             ahead = len(self.front) - len(self.gone)
+            if self.front is not self.tasks:
+                ahead += len(self.tasks)
         self.peak = max(self.peak, ahead)
 
     def stats(self) -> PoolStats:
@@ -539,14 +542,14 @@ class TaskQueue:
         with self.lock:  # a worker that retires leaves `workers` and enters `past` at once
             workers = list(self.workers)
             counts = Counts()
-            counts.add(self.past)
-            seconds_blocked = self.seconds_blocked
+            counts.add(self.counts.past)
+            seconds_blocked = self.counts.seconds_blocked
         for worker in workers:
             counts.add(worker.counts)
             counts.completed += worker.completed
-        completed = counts.completed + self.completed.value()
-        failed = counts.failed + self.failed.value()
-        cancelled = self.cancelled.value()
+        completed = counts.completed + self.counts.completed.value()
+        failed = counts.failed + self.counts.failed.value()
+        cancelled = self.counts.cancelled.value()
         running = sum((worker.fn is not None) + worker.inside for worker in workers)
         waiting_since = list(self.submitters.values())
         now = time.monotonic()

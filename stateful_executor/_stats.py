@@ -112,3 +112,16 @@ class Tally:
             if self._turn and rest == self._rest:
                 return number
             time.sleep(0)  # in the middle of `carry`
+
+
+class PoolCounts:
+    """What is counted elsewhere than in a worker. `past` and `seconds_blocked` are guarded by the queue's lock."""
+
+    __slots__ = ("cancelled", "completed", "failed", "past", "seconds_blocked")
+
+    def __init__(self) -> None:
+        self.past: Counts = Counts()  # by workers that have retired
+        self.cancelled: Tally = Tally()
+        self.completed: Tally = Tally()  # by hand, see `Future.set_result`
+        self.failed: Tally = Tally()
+        self.seconds_blocked: float = 0.0

@@ -193,6 +193,7 @@ class Worker:
 
     def _serve(self) -> None:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
+        self.queue.look_at_peak()
         while self.run() or self._park():
             if self.inbox:
                 self._answer()
@@ -302,7 +303,7 @@ class Worker:
 
     # Running
 
-    def run(self, task: Future[Any] | None = None, *, nested: bool = False) -> bool:
+    def run(self, task: Future[Any] | None = None, nested: bool = False) -> bool:
         """Run the next task of the queue, or `task`, `nested` in the one that waits for it. False if there was none."""
         queue = self.queue
         if task is None:
@@ -356,10 +357,9 @@ class Worker:
         self.fn = outer
 
         if not nested:
-            ahead = len(queue.front)
-            if ahead:
-                if ahead > queue.peak:
-                    queue.note_peak()
+            if queue.front:
+                if queue.grown:
+                    queue.look_at_peak()
             elif not task._callbacks and not self.inbox:
                 # Be available before you announce: who sees the result and submits again finds this worker idle.
                 queue.idle[self] = None
@@ -427,7 +427,7 @@ class Worker:
         outer, self.floors = self.floors, {slot: slot.lent for slot in self.slots.values() if slot.lent}
         self.inside += 1
         try:
-            return self.run(task, nested=True)
+            return self.run(task, True)
         finally:
             self.inside -= 1
             self.floors = outer
@@ -529,19 +529,20 @@ class Worker:
         self.inbox.extend(())  # locks it, see `ask`
         self.broadcasts.extend(())
         if not (queue.has_tasks() or self.inbox or self.broadcasts or refused):
-            in_time = self._sleep_idle()
-            if len(queue.front) > queue.peak:
-                queue.note_peak()
-            return in_time
+            return self._sleep_idle()
         self._retract()
+        queue.look_at_peak()
         return bool(queue.front or queue.tasks or self.inbox or self.broadcasts or not refused)
 
     def _sleep_idle(self) -> bool:
         """Sleep until somebody takes this worker out of `idle`; False when nobody does for `idle_timeout` seconds."""
         timeout = self.queue.idle_timeout
         if timeout is None:
-            return self._sleep()
-        return self._sleep(timeout=timeout) or not self._retract()
+            self._sleep()
+        elif not self._sleep(timeout=timeout) and self._retract():
+            return False
+        self.queue.look_at_peak()
+        return True
 
     def _retract(self) -> bool:
         """Be idle no more. False when somebody has taken this worker out of `idle`, and so counts on it."""
