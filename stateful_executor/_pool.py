@@ -319,7 +319,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
         `result()` of such a future in the worker that is to run it.
         """
-        return self._queue.broadcast(lambda: Future(self._queue, fn, args, kwargs), self._queue.workers.copy())
+        return self._queue.broadcast(lambda: Future(self._queue, fn, args, kwargs), self._queue.workers)
 
     # Scopes and states
 

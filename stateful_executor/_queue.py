@@ -39,7 +39,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -224,6 +224,7 @@ class TaskQueue:
             if not worker.disown():
                 raise  # it was born all the same
             self.leave(worker)
+            worker.drop_broadcasts()
             if not isinstance(exc, RuntimeError) or not any(w.thread.is_alive() for w in list(self.workers)):
                 raise
             # No more threads to be had: those that are there will do.
@@ -485,19 +486,21 @@ class TaskQueue:
     # Each worker once
 
     def broadcast(
-        self, make: Callable[[], Future[T]], workers: Iterable[Worker], scope: Scope[Any] | None = None
+        self, make: Callable[[], Future[T]], among: dict[Worker, None], scope: Scope[Any] | None = None
     ) -> list[Future[T]]:
-        """Have each of `workers` that is one of the pool's run a task made by `make`, in the order of their indices."""
+        """Have each of the pool's workers that is in `among` run a task made by `make`, in the order of their indices."""
         if self._worker() is not None or (scope is not None and scope._runs_in_worker):
             raise RuntimeError(
                 f"a task of {self.name} can't broadcast, since each worker's part is run between its tasks, this one "
                 "included: call broadcast outside of the pool's workers"
             )
+        if self.refusal is not None:
+            raise self.refusal()
+        with self.lock:  # a worker that has entered has its index by now; -1: just being entered, in this very thread
+            workers = [worker for worker in self.workers if worker in among and worker.index >= 0]
         tasks: list[Future[T]] = []
         try:
             for worker in sorted(workers, key=lambda worker: worker.index):
-                if self.refusal is not None:
-                    raise self.refusal()
                 task = make()
                 tasks.append(task)
                 task._only = worker
@@ -516,7 +519,7 @@ class TaskQueue:
     def _hand_to(self, worker: Worker, task: Future[Any]) -> bool:
         """False when `worker` is ending, or has ended."""
         with self.lock:  # see `Worker._stop_broadcasts`
-            if worker not in self.workers or worker.leaving:
+            if worker not in self.workers or worker.leaving or self.refusal is not None:
                 return False
             worker.broadcasts.append(task)
         worker.rouse()

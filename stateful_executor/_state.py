@@ -264,6 +264,11 @@ class Slot:
         logger.info("state made by %s failed its check, and is replaced", name)
         return InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
 
+    def prepare(self) -> None:
+        """Have a state, which is not lent yet."""
+        if not self._states:
+            self._make()
+
     # Taking back
 
     def take_back(self, error: BaseException | None) -> None:

@@ -88,7 +88,7 @@ class StateView(Generic[S]):
         """
         scope = self._door._as_scope()
         return self._door._queue.broadcast(
-            lambda: Future(self._door._queue, fn, args, kwargs, self._binding), self._binding.holders.copy(), scope
+            lambda: Future(self._door._queue, fn, args, kwargs, self._binding), self._binding.holders, scope
         )
 
     def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:

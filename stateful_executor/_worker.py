@@ -9,6 +9,7 @@ from _thread import allocate_lock, start_new_thread
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ._future import FINISHED, RUNNING
@@ -266,10 +267,8 @@ class Worker:
 
     def _make_own_state(self) -> InitializerError | None:
         assert self.binding is not None
-        slot = self._slot(self.binding)
         try:
-            slot.lend()
-            slot.lent -= 1
+            self._slot(self.binding).prepare()
         except InitializerError as exc:
             return exc
         finally:
@@ -605,6 +604,8 @@ class Worker:
         if queue.forked:  # this is a child process, and the states are the parent's
             return True
         while not self._stop_broadcasts():
+            if queue.breakage is None:
+                return False
             self._run_broadcasts()
         retires = queue.refusal is None and queue.breakage is None
         self._tear_down_all()
@@ -616,6 +617,12 @@ class Worker:
             self.leaving = not self.broadcasts
         return self.leaving
 
+    def drop_broadcasts(self) -> None:
+        """Nobody will run them: the thread did not start, or has ended by a bug."""
+        while not self._stop_broadcasts():
+            with suppress(IndexError):  # cancelled meanwhile
+                self.broadcasts.popleft().cancel()
+
     def _tear_down_all(self) -> None:
         while self.slots:  # a teardown may have led to new ones
             for binding in reversed(list(self.slots)):
@@ -624,8 +631,7 @@ class Worker:
     def _end(self) -> None:
         if not self.queue.forked:
             self._tear_down_all()  # nothing is left to do here, nor in the next two lines, but after a bug
-            while not self._stop_broadcasts():
-                self.broadcasts.popleft().cancel()
+            self.drop_broadcasts()
             self.dead = True
             self.inbox.extend(())  # locks it, see `ask`
             self._answer()
