@@ -242,7 +242,7 @@ class TaskQueue:
         with self.lock:
             del self.workers[worker]
             self.can_grow = self.refusal is None  # before the look at the tasks, see above
-            if self.has_tasks() and len(self.workers) < self.max_workers:
+            if self.has_tasks() and self.waiting_tasks() and len(self.workers) < self.max_workers:
                 self.workers[worker] = None
                 self.can_grow = self.refusal is None and len(self.workers) < self.max_workers
                 worker.leaving = False
@@ -393,10 +393,13 @@ class TaskQueue:
         return True
 
     def has_tasks(self) -> bool:
-        """Whether there is anything to take. Locks the deques, so that see the note on sleepers above."""
-        self.front.extend(())
+        """Whether there is anything to take. Locks the deques, so that see the note on sleepers above.
+
+        `tasks` first: a sweep meanwhile moves what was in there to `front`, and nothing the other way.
+        """
         self.tasks.extend(())
-        return bool(self.front or self.tasks)
+        self.front.extend(())
+        return bool(self.tasks or self.front)
 
     def one_less_gone(self) -> None:
         """A worker took an entry whose task had gone."""
@@ -440,7 +443,8 @@ class TaskQueue:
 
     def waiting_tasks(self) -> list[Future[Any]]:
         """The tasks that have not begun."""
-        seen = dict.fromkeys((*_copy(self.front), *_copy(self.tasks)))
+        later = _copy(self.tasks)  # before `front`, see `has_tasks`
+        seen = dict.fromkeys((*_copy(self.front), *later))
         return [task for task in seen if task._token]
 
     def _waiting_broadcasts(self) -> list[Future[Any]]:
@@ -488,7 +492,7 @@ class TaskQueue:
     def broadcast(
         self, make: Callable[[], Future[T]], among: dict[Worker, None], scope: Scope[Any] | None = None
     ) -> list[Future[T]]:
-        """Have each of the pool's workers that is in `among` run a task made by `make`, in the order of their indices."""
+        """Have each worker that is in `among` run a task made by `make`, in the order of their indices."""
         if self._worker() is not None or (scope is not None and scope._runs_in_worker):
             raise RuntimeError(
                 f"a task of {self.name} can't broadcast, since each worker's part is run between its tasks, this one "
@@ -496,6 +500,8 @@ class TaskQueue:
             )
         if self.refusal is not None:
             raise self.refusal()
+        if scope is not None and (scope._closed or scope._cancelled):
+            raise scope._refusal()
         with self.lock:  # a worker that has entered has its index by now; -1: just being entered, in this very thread
             workers = [worker for worker in self.workers if worker in among and worker.index >= 0]
         tasks: list[Future[T]] = []

@@ -26,6 +26,7 @@ Ctrl-C (or the cancellation of an `async with`) begins the join anew.
 from __future__ import annotations
 
 import logging
+import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -281,11 +282,10 @@ class Scope(Generic[S]):
         if interrupt is not None:
             raise interrupt
 
-    def _wait_for_deadline(self, alarm: Waiter, timeout: float) -> None:
-        """In a thread of its own, until the deadline or the end of the scope."""
-        if not alarm.wait(timeout) and not self._closed:
-            self._timed_out = True  # before `_cancelled`, for the error's text
-            self._cancelled = True
+    def _time_out(self) -> None:
+        """At the deadline, in a thread of its own."""
+        if not self._term.over:  # not `_closed`, which may be taken back
+            self._timed_out = self._cancelled = True
             self._cancel_in_thread()
 
     def _cancel_in_thread(self) -> None:
@@ -373,10 +373,12 @@ class Scope(Generic[S]):
         self._entered = True
         self._runs_in_worker = runs_in_worker
         self._closed = False
+        if self._timeout == 0:
+            self._timed_out = self._cancelled = True
         try:
-            if self._timeout is not None:
+            if self._timeout:
                 self._alarm = Waiter()
-                start_new_thread(self._wait_for_deadline, (self._alarm, self._timeout))
+                start_new_thread(_wait_for_deadline, (weakref.ref(self), self._alarm, self._timeout))
         except BaseException:
             self._closed = True
             self._end_alarm()
@@ -478,6 +480,14 @@ class Scope(Generic[S]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._pending)} tasks"
         return f"<Scope of {self._queue.name}, {'cancelled, ' * self._cancelled}{state}>"
+
+
+def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Waiter, timeout: float) -> None:
+    """Until the deadline or the end of the scope, which this does not keep alive."""
+    if not alarm.wait(timeout):
+        scope = ref()
+        if scope is not None:
+            scope._time_out()
 
 
 def _counted(number: int, noun: str) -> str:
