@@ -162,6 +162,7 @@ class TaskQueue:
             self.put(task, scope, bounded=False)
         except BaseException:
             task._withdraw()
+            self.kick()
             raise
 
     def _put_again(self, task: Future[Any]) -> None:
@@ -234,7 +235,8 @@ class TaskQueue:
         with self.lock:
             if worker in self.workers:
                 del self.workers[worker]
-                heappush(self.vacant, worker.index)
+                if worker.index >= 0:
+                    heappush(self.vacant, worker.index)
                 self.can_grow = self.refusal is None
 
     def retire(self, worker: Worker) -> bool:
@@ -242,11 +244,15 @@ class TaskQueue:
         with self.lock:
             del self.workers[worker]
             self.can_grow = self.refusal is None  # before the look at the tasks, see above
-            if self.has_tasks() and self.waiting_tasks() and len(self.workers) < self.max_workers:
-                self.workers[worker] = None
-                self.can_grow = self.refusal is None and len(self.workers) < self.max_workers
-                worker.leaving = False
-                return False
+            if self.has_tasks() and self.waiting_tasks():
+                self.workers[worker] = None  # before they are counted, as in `_grow`
+                if len(self.workers) <= self.max_workers:
+                    worker.leaving = False
+                    return False
+                del self.workers[worker]
+            if self.refusal is not None:
+                self.workers[worker] = None  # of a pool that was shut down they are all to be seen
+                return True
             self.retired[worker] = None
             heappush(self.vacant, worker.index)
             self.counts.past.add(worker.counts)
@@ -258,8 +264,9 @@ class TaskQueue:
 
     def kick(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
-        if self.front or self.tasks:
-            self._wake_idle()
+        if self.has_tasks() and self.waiting_tasks():
+            with suppress(RuntimeError):  # there is no thread to be had: the next submit will say so
+                self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
         if self.places or self.unminted > 0:
             self.wake_submitter()
 
@@ -362,10 +369,18 @@ class TaskQueue:
             with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
                 task._only.broadcasts.remove(task)
             return
-        self.look_at_peak()
-        self.gone.append(None)
+        self.leave_entry()
         if task._placed:
             self.free_place(task)
+        self.sweep_if_due()
+
+    def leave_entry(self) -> None:
+        """A task is about to be gone, and its entry stays behind."""
+        self.look_at_peak()
+        self.gone.append(None)
+
+    def sweep_if_due(self) -> None:
+        """After `leave_entry`."""
         if len(self.gone) > GONE_UNSWEPT + len(self.tasks) // 2:
             self._sweep()
 
@@ -503,7 +518,7 @@ class TaskQueue:
         if scope is not None and (scope._closed or scope._cancelled):
             raise scope._refusal()
         with self.lock:  # a worker that has entered has its index by now; -1: just being entered, in this very thread
-            workers = [worker for worker in self.workers if worker in among and worker.index >= 0]
+            workers = [worker for worker in list(self.workers) if worker in among and worker.index >= 0]
         tasks: list[Future[T]] = []
         try:
             for worker in sorted(workers, key=lambda worker: worker.index):
@@ -564,6 +579,11 @@ class TaskQueue:
         now = time.monotonic()
         backlog = self.backlog()
         self.peak = max(self.peak, backlog)
+        submitted, seconds_blocked = self.counts.never_less(
+            self.lock,
+            backlog + running + completed + failed + cancelled,
+            seconds_blocked + sum(now - since for since in waiting_since),
+        )
         return PoolStats(
             workers=sum(not worker.ended for worker in workers),
             idle=len(self.idle),
@@ -571,8 +591,8 @@ class TaskQueue:
             backlog=backlog,
             peak_backlog=self.peak,
             blocked_submitters=len(waiting_since),
-            seconds_blocked=seconds_blocked + sum(now - since for since in waiting_since),
-            submitted=backlog + running + completed + failed + cancelled,
+            seconds_blocked=seconds_blocked,
+            submitted=submitted,
             completed=completed,
             failed=failed,
             cancelled=cancelled,

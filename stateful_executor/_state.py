@@ -16,7 +16,7 @@ from ._stats import Counts
 from .errors import InitializerError
 
 if TYPE_CHECKING:
-    from ._worker import Request, Worker
+    from ._worker import Worker
 
 logger = logging.getLogger("stateful_executor")
 
@@ -185,14 +185,15 @@ class Slot:
     its own lock guards.
     """
 
-    __slots__ = ("_counts", "_making", "_policy", "_states", "binding", "due", "lent", "wanted")
+    __slots__ = ("_busy", "_counts", "_making", "_policy", "_states", "_when_free", "binding", "due", "lent")
 
     def __init__(self, binding: Binding, counts: Counts) -> None:
         self.binding = binding
         self.lent = 0
         # Not empty when there is more to do than to lend and to take back; never empty with a policy.
         self.due: list[None] = [] if binding.policy is None else [None]
-        self.wanted: list[Request] = []  # teardowns of the binding, asked for while a state is lent
+        self._when_free: list[Callable[[], None]] = []
+        self._busy = 0  # how many of the methods below, which call user code, are under way
         self._policy = binding.policy
         self._counts = counts
         self._states: list[State] = []
@@ -209,6 +210,7 @@ class Slot:
 
     def _lend_with_care(self) -> Any:
         error = None
+        self._busy += 1
         try:
             self._look_at_age()
             self.drop_stale()
@@ -226,6 +228,7 @@ class Slot:
             raise error  # type: ignore[misc]  # there was one
         finally:
             error = None  # no cycle from it by its traceback to this frame
+            self._no_longer_busy()
 
     def _look_at_age(self) -> None:
         policy = self._policy
@@ -266,18 +269,23 @@ class Slot:
 
     def prepare(self) -> None:
         """Have a state, which is not lent yet."""
-        if not self._states:
-            self._make()
+        self._busy += 1
+        try:
+            if not self._states:
+                self._make()
+        finally:
+            self._no_longer_busy()
 
     # Taking back
 
     def take_back(self, error: BaseException | None) -> None:
         """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
-        state = self._states[self.lent - 1]
+        self._busy += 1
         if self._policy is not None:
-            self._look_after_task(self._policy, state, error)
+            self._look_after_task(self._policy, self._states[self.lent - 1], error)
         self.lent -= 1
         self.drop_stale()
+        self._no_longer_busy()
 
     def _look_after_task(self, policy: StatePolicy, state: State, error: BaseException | None) -> None:
         name = self.binding.name
@@ -315,6 +323,7 @@ class Slot:
 
     def drop_stale(self) -> None:
         """Tear down the states that are to be replaced and are not lent."""
+        self._busy += 1
         if self._policy is None:
             self.due.clear()  # before the look at the era: when that changes later, so does this
         for state in self._states[self.lent :]:
@@ -322,10 +331,34 @@ class Slot:
                 self._states.remove(state)
                 self._counts.discarded += 1
                 state.tear_down(self._counts)
-        if self._policy is None and any(state.is_stale() for state in self._states[: self.lent]):
-            self.due.append(None)  # for when they are taken back
+        if self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
+            self.expire()  # for when they are taken back
+        self._no_longer_busy()
 
-    def tear_down(self, keep: int = 0) -> None:
-        """Tear down all states but the first `keep`, the last made first."""
-        while len(self._states) > keep:
+    def drop_extras(self) -> None:
+        """Tear down the states made for deeper levels of nesting, the last made first."""
+        self._busy += 1
+        while len(self._states) > 1:
             self._states.pop().tear_down(self._counts)
+        self._no_longer_busy()
+
+    def tear_down(self) -> None:
+        """Tear down all states, the last made first."""
+        while self._states:
+            self._states.pop().tear_down(self._counts)
+
+    # In use or not
+
+    def in_use(self) -> bool:
+        """Whether a state is lent, being made or being torn down: what waits in there may have led here."""
+        return bool(self.lent or self._busy)
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Have `call` called when this is no longer in use."""
+        self._when_free.append(call)
+        self.expire()
+
+    def _no_longer_busy(self) -> None:
+        self._busy -= 1
+        while self._when_free and not self.in_use():
+            self._when_free.pop(0)()

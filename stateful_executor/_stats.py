@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -117,7 +118,7 @@ class Tally:
 class PoolCounts:
     """What is counted elsewhere than in a worker. `past` and `seconds_blocked` are guarded by the queue's lock."""
 
-    __slots__ = ("cancelled", "completed", "failed", "past", "seconds_blocked")
+    __slots__ = ("_seen", "cancelled", "completed", "failed", "past", "seconds_blocked")
 
     def __init__(self) -> None:
         self.past: Counts = Counts()  # by workers that have retired
@@ -125,3 +126,10 @@ class PoolCounts:
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()
         self.seconds_blocked: float = 0.0
+        self._seen: tuple[int, float] = (0, 0.0)  # of the sums in `stats()`, the highest so far
+
+    def never_less(self, lock: threading.RLock, submitted: int, seconds: float) -> tuple[int, float]:
+        """The sums, or what was said before if that is higher: a sum misses what is on its way from part to part."""
+        with lock:
+            self._seen = max(self._seen[0], submitted), max(self._seen[1], seconds)
+            return self._seen

@@ -51,9 +51,8 @@ class TearDown(Request):
             late.append(self)
             return
         slot = worker.slots.get(self._binding)
-        if slot is not None and slot.lent:  # to a bound function, in a task that is not the scope's
-            slot.wanted.append(self)
-            slot.due.append(None)
+        if slot is not None and slot.in_use():  # by a bound function, in a task that is not the scope's
+            slot.when_free(lambda: self.answer(worker))
             return
         worker.tear_down(self._binding)
         self.done()
@@ -348,7 +347,7 @@ class Worker:
         args = ()
         if slot is not None:
             if slot.due:
-                self._take_back(slot, error)
+                slot.take_back(error)
             else:
                 slot.lent -= 1
         if self.extras and not nested:
@@ -407,8 +406,12 @@ class Worker:
         try:
             if task._only is not None:
                 self._forbid_wait(task)
-            elif task._token and self._run_inside(task):
-                self.queue.left(task)
+            elif task._token:
+                self.queue.leave_entry()
+                if self._run_inside(task):
+                    self.queue.sweep_if_due()
+                else:
+                    self.queue.one_less_gone()
         finally:
             del task  # as in `run`
 
@@ -424,11 +427,12 @@ class Worker:
     def _run_inside(self, task: Future[Any]) -> bool:
         headroom()
         outer, self.floors = self.floors, {slot: slot.lent for slot in self.slots.values() if slot.lent}
-        self.inside += 1
+        within = self.fn is not None  # else in an initializer or a teardown, which are no tasks
+        self.inside += within
         try:
             return self.run(task, True)
         finally:
-            self.inside -= 1
+            self.inside -= within
             self.floors = outer
             del task  # as in `run`
 
@@ -461,20 +465,14 @@ class Worker:
         try:
             return self.slots[binding]
         except KeyError:
-            slot = self.slots[binding] = Slot(binding, self.counts)
+            pass
         binding.holders[self] = None
         if binding.term is not None and binding.term.over:
-            self.tear_down(binding)
+            if binding not in self.tearing:
+                binding.holders.pop(self, None)
             raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
+        slot = self.slots[binding] = Slot(binding, self.counts)
         return slot
-
-    def _take_back(self, slot: Slot, error: BaseException | None) -> None:
-        slot.take_back(error)
-        if slot.wanted and not slot.lent:
-            wanted, slot.wanted = slot.wanted, []
-            self.tear_down(slot.binding)
-            for request in wanted:
-                request.done()
 
     def call_bound(
         self, binding: Binding, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -491,7 +489,7 @@ class Worker:
             error = exc
             raise
         finally:
-            self._take_back(slot, error)
+            slot.take_back(error)
             del error, state  # no cycle from it by its traceback to this frame
 
     def lent_now(self, binding: Binding) -> Slot | None:
@@ -503,7 +501,7 @@ class Worker:
         """Tear down what was made for deeper levels of nesting: between tasks, a worker has one state a binding."""
         self.extras = False
         for slot in list(self.slots.values()):
-            slot.tear_down(keep=1)
+            slot.drop_extras()
 
     def tear_down(self, binding: Binding) -> None:
         """Tear down this worker's states of `binding`."""
@@ -607,9 +605,11 @@ class Worker:
             if queue.breakage is None:
                 return False
             self._run_broadcasts()
-        retires = queue.refusal is None and queue.breakage is None
         self._tear_down_all()
-        return not retires or queue.retire(self)
+        if queue.breakage is not None or queue.retire(self):
+            return True
+        self._answer()  # a scope that ended meanwhile is not to wait for those tasks
+        return False
 
     def _stop_broadcasts(self) -> bool:
         """False when there are some to run first."""
