@@ -89,13 +89,20 @@ class AsTheyFinish:
                 arrival = self._arrived.popleft()
                 if arrival in self._pending:  # not the second time
                     del self._pending[arrival]
+                    self._forget_begun()
                     return arrival.leave()
-            if not self._help(deadline) and not sleep(self._waiter, deadline.left()) and not self._arrived:
+            if self._help(deadline):
+                continue
+            self._look_for_fork()
+            if not sleep(self._waiter, deadline.left()) and not self._arrived:
                 raise TimeoutError(f"{len(self._pending)} tasks of a map_unordered have not ended in time")
 
-    def _help(self, deadline: Deadline) -> bool:
+    def _forget_begun(self) -> None:
         while self._unbegun and not self._unbegun[0]._token:
             self._unbegun.popleft()
+
+    def _help(self, deadline: Deadline) -> bool:
+        self._forget_begun()
         worker = here.worker
         if not self._unbegun or worker is None or worker.queue is not self._unbegun[0]._queue:
             return False
@@ -104,6 +111,11 @@ class AsTheyFinish:
             return False
         worker.run_in_place(self._unbegun.popleft())
         return True
+
+    def _look_for_fork(self) -> None:
+        for arrival in self._pending:
+            arrival.look_for_fork()
+            return
 
     def cancel(self) -> None:
         """Cancel what has not begun; nobody will look at what the others come to."""
@@ -126,6 +138,11 @@ class _Arrival:
     def wake(self) -> None:
         self._arrived.append(self)
         self._waiter.wake()
+
+    def look_for_fork(self) -> None:
+        """Raise `BrokenThreadPool` in a child process, where the task will never end."""
+        if self._part is not None and self._part[0]._queue.forked:
+            self._part[0].result()
 
     def leave(self) -> _Part:
         """Its task, which it forgets: else the two would be a cycle."""

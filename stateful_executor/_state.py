@@ -326,11 +326,14 @@ class Slot:
         self._busy += 1
         if self._policy is None:
             self.due.clear()  # before the look at the era: when that changes later, so does this
+        kept = self._states[: self.lent]
+        stale = []
         for state in self._states[self.lent :]:
-            if state.is_stale() and state in self._states:  # a teardown may itself have led here
-                self._states.remove(state)
-                self._counts.discarded += 1
-                state.tear_down(self._counts)
+            (stale if state.is_stale() else kept).append(state)
+        self._states[:] = kept  # before the first teardown, which may run a task that needs a state
+        for state in stale:
+            self._counts.discarded += 1
+            state.tear_down(self._counts)
         if self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
             self.expire()  # for when they are taken back
         self._no_longer_busy()

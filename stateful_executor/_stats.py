@@ -107,12 +107,14 @@ class Tally:
 
     def value(self) -> int:
         """How many there are."""
-        while True:
+        number = 0
+        for _ in range(1000):  # not for ever: a collection in `carry` may have led here, in the same thread
             rest = self._rest
             number = rest + len(self.ones)
             if self._turn and rest == self._rest:
-                return number
-            time.sleep(0)  # in the middle of `carry`
+                break
+            time.sleep(0)
+        return number
 
 
 class PoolCounts:

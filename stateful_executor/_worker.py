@@ -506,8 +506,7 @@ class Worker:
     def tear_down(self, binding: Binding) -> None:
         """Tear down this worker's states of `binding`."""
         late = self.tearing[binding] = []
-        slot = self.slots.pop(binding, None)
-        if slot is not None:
+        while (slot := self.slots.pop(binding, None)) is not None:  # a teardown may have led to another one
             slot.tear_down()
         del self.tearing[binding]
         binding.holders.pop(self, None)
@@ -574,8 +573,9 @@ class Worker:
                 return  # answered after all
             request.done()
             return
-        if not self.rouse() and self.waiter is not None:
-            self.waiter.wake()
+        waiter = self.waiter
+        if not self.rouse() and waiter is not None:
+            waiter.wake()
 
     def rouse(self) -> bool:
         """Wake this worker if it is idle, to look at what it alone is to do."""
