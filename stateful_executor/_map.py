@@ -66,7 +66,7 @@ class AsTheyFinish:
     def __init__(self) -> None:
         self._waiter: Waiter = Waiter()
         self._arrived: deque[_Arrival] = deque()
-        self._pending: dict[_Arrival, None] = {}
+        self._pending: dict[_Arrival, _Part] = {}
         self._unbegun: deque[Future[Any]] = deque()  # begun ones leave when they come first
 
     def __len__(self) -> int:
@@ -75,8 +75,8 @@ class AsTheyFinish:
     def add(self, part: _Part) -> None:
         """Expect the end of a task."""
         task = part[0]
-        arrival = _Arrival(part, self._arrived, self._waiter)
-        self._pending[arrival] = None
+        arrival = _Arrival(self._arrived, self._waiter)
+        self._pending[arrival] = part
         self._unbegun.append(task)
         task._watch(arrival)
         if task.done():
@@ -86,11 +86,10 @@ class AsTheyFinish:
         """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""
         while True:
             while self._arrived:
-                arrival = self._arrived.popleft()
-                if arrival in self._pending:  # not the second time
-                    del self._pending[arrival]
+                part = self._pending.pop(self._arrived.popleft(), None)
+                if part is not None:  # as it is the second time
                     self._forget_begun()
-                    return arrival.leave()
+                    return part
             if self._help(deadline):
                 continue
             self._look_for_fork()
@@ -113,42 +112,31 @@ class AsTheyFinish:
         return True
 
     def _look_for_fork(self) -> None:
-        for arrival in self._pending:
-            arrival.look_for_fork()
+        """Raise `BrokenThreadPool` in a child process, where no task will ever end."""
+        for task, _ in self._pending.values():
+            if task._queue.forked:
+                task.result()
             return
 
     def cancel(self) -> None:
         """Cancel what has not begun; nobody will look at what the others come to."""
         self._unbegun.clear()
-        for arrival in list(self._pending):
-            del self._pending[arrival]
-            _cancel(arrival.leave()[0])
+        while self._pending:
+            _cancel(self._pending.popitem()[1][0])
 
 
 class _Arrival:
-    """Watches one task, and brings it to the iterator when it has ended."""
+    """Watches one task, and tells when it has ended. Does not know which: the two would be a cycle."""
 
-    __slots__ = ("_arrived", "_part", "_waiter")
+    __slots__ = ("_arrived", "_waiter")
 
-    def __init__(self, part: _Part, arrived: deque[_Arrival], waiter: Waiter) -> None:
-        self._part: _Part | None = part
+    def __init__(self, arrived: deque[_Arrival], waiter: Waiter) -> None:
         self._arrived = arrived
         self._waiter = waiter
 
     def wake(self) -> None:
         self._arrived.append(self)
         self._waiter.wake()
-
-    def look_for_fork(self) -> None:
-        """Raise `BrokenThreadPool` in a child process, where the task will never end."""
-        if self._part is not None and self._part[0]._queue.forked:
-            self._part[0].result()
-
-    def leave(self) -> _Part:
-        """Its task, which it forgets: else the two would be a cycle."""
-        part, self._part = self._part, None
-        assert part is not None
-        return part
 
 
 def map_tasks(

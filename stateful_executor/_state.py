@@ -327,7 +327,7 @@ class Slot:
         if self._policy is None:
             self.due.clear()  # before the look at the era: when that changes later, so does this
         kept = self._states[: self.lent]
-        stale = []
+        stale: list[State] = []
         for state in self._states[self.lent :]:
             (stale if state.is_stale() else kept).append(state)
         self._states[:] = kept  # before the first teardown, which may run a task that needs a state

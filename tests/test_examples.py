@@ -115,3 +115,61 @@ def test_swap_in_says_what_to_install() -> None:
     child = run("-c", hidden, EXAMPLES / "swap_in.py")
     assert child.returncode == 1
     assert "pip install 'stateful-executor[examples]'" in child.stderr
+
+
+# Runs an example against a library in which one thing does not work.
+WITHOUT = """
+import runpy, sys
+import stateful_executor
+from stateful_executor import StateView
+
+broken = sys.argv[1]
+if broken == "discard_all":
+    StateView.discard_all = lambda view: None
+elif broken == "broadcast":
+    broadcast = StateView.broadcast
+    StateView.broadcast = lambda *args: broadcast(*args)[1:]
+else:
+    policy = stateful_executor.StatePolicy
+    stateful_executor.StatePolicy = lambda **hooks: policy(**hooks | {broken: None})
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_word_count_is_the_count_of_one_thread() -> None:
+    output = output_of("word_count.py", "--limit", "100")
+    counted = [int(words.replace(",", "")) for words in re.findall(r"worker_\d +([\d,]+) words", output)]
+    assert 0 < number(r"files +([\d,]+)", output) <= 100
+    assert number(r"workers +(\d+)", output) == len(counted) > 0
+    assert sum(counted) == number(r"words +([\d,]+),", output) > 10_000
+    assert re.findall(r"equal +(\w+):", output) == ["True"]
+    assert len(re.findall(r"^ +[\d,]+  [a-z]{3,}$", output, re.MULTILINE)) == 10
+
+
+def test_word_count_sees_that_a_counter_is_missing() -> None:
+    child = run("-c", WITHOUT, "broadcast", EXAMPLES / "word_count.py", "--limit", "20")
+    assert (child.returncode, child.stderr) == (1, "")
+    assert re.findall(r"equal +(\w+):", child.stdout) == ["False"]
+
+
+needs_replacing = pytest.mark.skipif(os.name == "nt", reason="Windows replaces no file that is open")
+
+
+@needs_replacing
+def test_connection_life_keeps_its_claims() -> None:
+    pytest.importorskip("sqlite3", reason="this Python has no sqlite3")
+    output = output_of("connection_life.py")
+    assert (len(re.findall(r"^  yes ", output, re.MULTILINE)), output.count("NO ")) == (16, 0)
+    made, torn_down = number(r"(\d+) made", output), number(r"(\d+) torn down", output)
+    assert made == torn_down == number(r"states_made=(\d+)", output) == number(r"states_torn_down=(\d+)", output)
+    assert number(r"(\d+) discarded:", output) == number(r"states_discarded=(\d+)", output)
+
+
+@needs_replacing
+@pytest.mark.parametrize("broken", ["check", "reset", "discard_on", "discard_all"])
+def test_connection_life_needs_each_part(broken: str) -> None:
+    pytest.importorskip("sqlite3", reason="this Python has no sqlite3")
+    child = run("-c", WITHOUT, broken, EXAMPLES / "connection_life.py")
+    assert child.returncode == 1
+    assert re.search(r"^  NO  ", child.stdout, re.MULTILINE)
