@@ -45,13 +45,12 @@ def count_in_workers(files: list[Path]) -> tuple[int, dict[str, Counter[str]]]:
     """Return the number of words as the tasks report it, and what each worker has counted, by its name."""
     big = {path for path in files if path.stat().st_size >= BIG}
     small = [path for path in files if path not in big]
-    with StatefulThreadPoolExecutor(WORKERS, "worker") as pool, pool.scope() as scope:
-        counters = scope.with_state(Counter[str])  # `Counter()` in each worker, when first needed
+    with StatefulThreadPoolExecutor(WORKERS, "worker") as pool:
+        counters = pool.with_state(Counter[str])  # `Counter()` in each worker, when first needed
         tasks = [counters.submit(count, path) for path in big]  # one task each, and first: no big one is left for last
         words = sum(counters.map_unordered(count, small, chunksize=16))  # a task for 16 files: less to hand around
         words += sum(task.result() for task in tasks)  # every task has ended: the counters are complete
-        handed = dict(future.result() for future in counters.broadcast(hand_over))
-    return words, handed
+        return words, dict(future.result() for future in counters.broadcast(hand_over))
 
 
 def count_in_one_thread(files: list[Path]) -> Counter[str]:

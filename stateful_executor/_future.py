@@ -315,7 +315,6 @@ class Future(concurrent.futures.Future[T]):
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
         tally = self._queue.counts.completed if exception is None else self._queue.counts.failed
         tally.ones += ONE
-        tally.carry()
         self._result = result
         self._exception = exception
         if exception is not None:
@@ -325,6 +324,7 @@ class Future(concurrent.futures.Future[T]):
         self._announce()
         if scope is not None:
             scope._ended(self._ticket)
+        tally.carry()
 
     def _lose_error(self, error: BaseException) -> None:
         """The task is about to end with `error`: unless somebody takes that, its scope raises it, or it is logged."""

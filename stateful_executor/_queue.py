@@ -235,9 +235,9 @@ class TaskQueue:
         with self.lock:
             if worker in self.workers:
                 del self.workers[worker]
+                self.can_grow = self.refusal is None  # first: after Ctrl-C in the next line only a number is lost
                 if worker.index >= 0:
                     heappush(self.vacant, worker.index)
-                self.can_grow = self.refusal is None
 
     def retire(self, worker: Worker) -> bool:
         """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
@@ -264,7 +264,7 @@ class TaskQueue:
 
     def kick(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
-        if self.has_tasks() and self.waiting_tasks():
+        if self.front or self.tasks:  # be it only what has gone: to look through all of it would take longer
             with suppress(RuntimeError):  # there is no thread to be had: the next submit will say so
                 self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
         if self.places or self.unminted > 0:

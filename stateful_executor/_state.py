@@ -23,10 +23,10 @@ logger = logging.getLogger("stateful_executor")
 
 def name_of(fn: object) -> str:
     """What a person calls `fn`."""
-    while isinstance(fn, partial):
-        in_context = isinstance(getattr(fn.func, "__self__", None), Context)  # see `TaskQueue.put`
-        fn = fn.args[0] if in_context else fn.func
     try:
+        while isinstance(fn, partial):
+            in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)  # see `TaskQueue.put`
+            fn = fn.args[0] if in_context else fn.func
         return str(fn.__qualname__)  # type: ignore[attr-defined]
     except Exception:  # anything with a __getattr__ of its own
         return type(fn).__qualname__
@@ -326,16 +326,14 @@ class Slot:
         self._busy += 1
         if self._policy is None:
             self.due.clear()  # before the look at the era: when that changes later, so does this
-        kept = self._states[: self.lent]
-        stale: list[State] = []
-        for state in self._states[self.lent :]:
-            (stale if state.is_stale() else kept).append(state)
-        self._states[:] = kept  # before the first teardown, which may run a task that needs a state
+        stale = [state for state in self._states[self.lent :] if state.is_stale()]
+        for state in stale:  # before the first teardown, which may run a task that needs a state
+            self._states.remove(state)
         for state in stale:
             self._counts.discarded += 1
             state.tear_down(self._counts)
-        if self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
-            self.expire()  # for when they are taken back
+        if self._making or self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
+            self.expire()  # for when they are taken back, or have been made
         self._no_longer_busy()
 
     def drop_extras(self) -> None:

@@ -196,6 +196,7 @@ class Worker:
         self.queue.look_at_peak()
         while self.run() or self._park():
             if self.inbox:
+                self._be_busy()
                 self._answer()
             if self.broadcasts:
                 self._run_broadcasts()
@@ -393,6 +394,8 @@ class Worker:
             task._call_backs()
         except BaseException:
             logger.critical("callback of %r raised", task, exc_info=True)
+        if self.extras and self.fn is None:
+            self._drop_extras()
 
     def _be_busy(self) -> None:
         """Before what may take long: be idle no more, and pass on a task submitted to the idle worker this seemed."""

@@ -206,7 +206,6 @@ def test_every_point(
     at, where = 0, "warming up"
     gc.collect()
     gc.freeze()  # so that the collections below are short
-    request.addfinalizer(gc.unfreeze)
     while where:
         run = None
         gc.collect()  # the last pool is not to be collected, with Ctrl-C in a weakref's callback, where Python drops it

@@ -166,7 +166,7 @@ class TestRetirement:
         assert futures[0].result(5) == 0
         pool.shutdown()
         assert [future.result(5) for future in futures] == [0, 0]
-        assert stays_with == [1]
+        assert set(stays_with) == {1}  # it may have been about to leave more than once
 
 
 class TestFailedStarts:
