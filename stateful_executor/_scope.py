@@ -323,7 +323,7 @@ class Scope(Generic[S]):
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:  # not `bool`: checkers would take the block for one that swallows errors
+    ) -> bool:
         interrupt = None
         while True:
             try:
@@ -349,7 +349,7 @@ class Scope(Generic[S]):
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
+    ) -> bool:
         from ._asyncio import LoopWaiter, is_cancelled
 
         if self._cancelled and exc is not None and not is_cancelled() and is_cancelled(exc):

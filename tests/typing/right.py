@@ -10,7 +10,15 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, assert_type
 
 import stateful_executor
-from stateful_executor import BacklogFull, InitializerError, Scope, StatefulThreadPoolExecutor, StateView
+from stateful_executor import (
+    BacklogFull,
+    InitializerError,
+    PoolStats,
+    Scope,
+    StatefulThreadPoolExecutor,
+    StatePolicy,
+    StateView,
+)
 
 
 class Connection:
@@ -233,6 +241,51 @@ def scopes(pool: StatefulThreadPoolExecutor[Connection]) -> None:
         assert_type(scope.with_state(connected_to, initargs=("db", 1)), StateView[Connection])
         assert_type(scope.cancelled, bool)
         assert_type(scope.cancel(), None)
+
+
+def policies() -> None:
+    policy = StatePolicy(check=Connection.close, reset=Connection.close, discard_on=(OSError, KeyError), max_tasks=5)
+    assert_type(policy, StatePolicy[Connection])
+    assert_type(StatePolicy(max_age=60.0, discard_on=OSError), StatePolicy[Any])
+    assert_type(StatePolicy(discard_on=lambda error: "closed" in str(error)), StatePolicy[Any])
+    assert_type(
+        StatefulThreadPoolExecutor(4, initializer=connect, finalizer=Connection.close, policy=policy, idle_timeout=5.0),
+        StatefulThreadPoolExecutor[Connection],
+    )
+    assert_type(
+        StatefulThreadPoolExecutor(4, initializer=connected, policy=policy, copy_context=True),
+        StatefulThreadPoolExecutor[Connection],
+    )
+    pool = StatefulThreadPoolExecutor(initializer=connect_to, initargs=("db", 1), policy=policy)
+    assert_type(pool, StatefulThreadPoolExecutor[Connection])
+    assert_type(pool.with_state(connect, policy=policy), StateView[Connection])
+    assert_type(pool.scope().with_state(connected, policy=policy), StateView[Connection])
+
+
+def life(
+    pool: StatefulThreadPoolExecutor[Connection], db: StateView[Connection], numbers: StateView[list[int]]
+) -> None:
+    assert_type(db.get(), Connection)
+    assert_type(db.discard(), None)
+    assert_type(db.discard_all(), None)
+    bound = db.bind(load_user)
+    assert_type(bound(42, fresh=True), str)
+    pool.submit(bound, 42, fresh=True)
+    assert_type(db.bind(Connection.close)(), None)
+    assert_type([future.result() for future in db.broadcast(load_user, 42, fresh=True)], list[str])
+    assert_type([future.result() for future in pool.broadcast(square, 5)], list[int])
+    assert_type(pool.map_unordered(square, [1, 2], timeout=1.0, chunksize=2, buffersize=8), Iterator[int])
+    assert_type(db.map_unordered(load_user, [1, 2]), Iterator[str])
+    assert_type(pool.stats(), PoolStats)
+    assert_type(pool.stats().states_made, int)
+    assert_type(pool.stats().seconds_blocked, float)
+
+
+async def ends(pool: StatefulThreadPoolExecutor[Connection]) -> None:
+    async with pool.scope(fail_fast=True, timeout=2.5) as scope:
+        assert_type(scope, Scope[Connection])
+        assert_type(await (await scope.asubmit(square, 5)), int)
+        assert_type(scope.map_unordered(square, [1, 2]), Iterator[int])
 
 
 def no_code_is_skipped_after_a_scope(pool: StatefulThreadPoolExecutor[None]) -> int:
