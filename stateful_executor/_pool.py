@@ -198,7 +198,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
-        policy: StatePolicy | None = None,
+        policy: StatePolicy[Any] | None = None,
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
         idle_timeout: float | None = None,
@@ -370,7 +370,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
-        policy: StatePolicy | None = None,
+        policy: StatePolicy[Any] | None = None,
     ) -> StateView[Any]:
         """Return a view whose tasks get a state of the worker that runs them as their first argument.
 
@@ -390,7 +390,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         return StateView(self, find_binding(self._bindings, initializer, initargs, finalizer, policy))
 
     def _own_binding(
-        self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None, policy: StatePolicy | None
+        self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None, policy: StatePolicy[Any] | None
     ) -> Binding:
         if initargs or finalizer is not None or policy is not None:
             raise ValueError("with_state() takes initargs, finalizer and policy only together with an initializer")

@@ -26,6 +26,7 @@ Ctrl-C (or the cancellation of an `async with`) begins the join anew.
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
@@ -236,7 +237,7 @@ class Scope(Generic[S]):
         initargs: tuple[Any, ...] = (),
         *,
         finalizer: Callable[[Any], object] | None = None,
-        policy: StatePolicy | None = None,
+        policy: StatePolicy[Any] | None = None,
     ) -> StateView[Any]:
         """Return a view whose tasks are this scope's, and get a state.
 
@@ -484,10 +485,14 @@ class Scope(Generic[S]):
 
 def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Waiter, timeout: float) -> None:
     """Until the deadline or the end of the scope, which this does not keep alive."""
-    if not alarm.wait(timeout):
-        scope = ref()
-        if scope is not None:
-            scope._time_out()
+    if alarm.wait(timeout) or (scope := ref()) is None:
+        return
+    try:
+        # Callbacks are called there. In this thread, which `threading` does not know, whoever asks for the current
+        # one would have it make a dummy, which stays in its list for ever before Python 3.13.
+        threading.Thread(target=scope._time_out, daemon=False).start()
+    except RuntimeError:  # no thread to be had
+        scope._time_out()
 
 
 def _counted(number: int, noun: str) -> str:

@@ -55,7 +55,7 @@ class Binding:
         initializer: Callable[..., Any],
         initargs: tuple[Any, ...] = (),
         finalizer: Callable[[Any], object] | None = None,
-        policy: StatePolicy | None = None,
+        policy: StatePolicy[Any] | None = None,
         term: Term | None = None,
     ) -> None:
         if not callable(initializer):
@@ -110,7 +110,7 @@ def find_binding(
     initializer: Callable[..., Any],
     initargs: tuple[Any, ...],
     finalizer: Callable[[Any], object] | None,
-    policy: StatePolicy | None,
+    policy: StatePolicy[Any] | None,
     term: Term | None = None,
 ) -> Binding:
     """The binding of equal arguments in `bindings`, or a new one entered there, in one atomic step on the dict."""
