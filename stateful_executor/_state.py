@@ -287,7 +287,7 @@ class Slot:
         self.drop_stale()
         self._no_longer_busy()
 
-    def _look_after_task(self, policy: StatePolicy, state: State, error: BaseException | None) -> None:
+    def _look_after_task(self, policy: StatePolicy[Any], state: State, error: BaseException | None) -> None:
         name = self.binding.name
         state.tasks += 1
         if error is not None and not state.discarded:
