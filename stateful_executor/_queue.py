@@ -82,8 +82,8 @@ class TaskQueue:
         self.max_workers = max_workers
         self.max_backlog = max_backlog
         self.submit_timeout = submit_timeout
-        self.idle_timeout = None if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
-        self.copies_context = copy_context
+        self.idle_timeout: float | None = None if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
+        self.copies_context: bool = copy_context
         self.pool: weakref.ref[Any] | None = None  # calls `refuse` when the pool is collected
         self.new_worker: Callable[[], Worker]  # given by the pool
         self.lock: threading.RLock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit

@@ -100,23 +100,23 @@ class Scope(Generic[S]):
             raise ValueError(f"timeout must be at least 0 seconds, or None to wait for ever, not {timeout}")
         self._pool = pool
         self._queue: TaskQueue = pool._queue
-        self._fail_fast = fail_fast
-        self._timeout = timeout
+        self._fail_fast: bool = fail_fast
+        self._timeout: float | None = timeout
         self._bindings: dict[object, Binding] = {}
         self._term: Term = Term()
         self._pending: dict[object, Future[Any] | None] = {}
         self._failures: dict[Future[Any], None] = {}
         self._submitters: dict[AnyWaiter, None] = {}
         self._mark = object()  # on errors that are the scope's own doing
-        self._entered = False
-        self._runs_in_worker = False
-        self._closed = True
-        self._cancelled = False
-        self._timed_out = False
-        self._doomed = False  # by a task's error, which is not known yet
+        self._entered: bool = False
+        self._runs_in_worker: bool = False
+        self._closed: bool = True
+        self._cancelled: bool = False
+        self._timed_out: bool = False
+        self._doomed: bool = False  # by a task's error, which is not known yet
         self._alarm: Waiter | None = None  # what the thread for the timeout sleeps on
         self._waiter: AnyWaiter | None = None
-        self._helps = False
+        self._helps: bool = False
 
     # Submitting
 

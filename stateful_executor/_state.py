@@ -38,7 +38,7 @@ class Term:
     __slots__ = ("errors", "over")
 
     def __init__(self) -> None:
-        self.over = False
+        self.over: bool = False
         self.errors: list[BaseException] = []  # of their teardowns
 
 
@@ -67,7 +67,7 @@ class Binding:
         self.initializer = initializer
         self.initargs: tuple[Any, ...] = tuple(initargs)
         self.finalizer = finalizer
-        self.policy = policy
+        self.policy: StatePolicy[Any] | None = policy
         self.is_generator: bool = inspect.isgeneratorfunction(initializer)
         if self.is_generator and finalizer is not None:
             raise TypeError(
@@ -75,7 +75,7 @@ class Binding:
                 f"it takes no finalizer besides: put {name_of(finalizer)} after its yield"
             )
         self.name: str = name_of(initializer)
-        self.term = term  # None: as long as the workers
+        self.term: Term | None = term  # None: as long as the workers
         self.holders: dict[Worker, None] = {}
         self.era: object = object()  # another one after each `discard_all`
 
@@ -137,11 +137,11 @@ class State:
         self.value: Any = value
         self._binding = binding
         self._generator = generator
-        self._era = era
-        self._started = started
+        self._era: object = era
+        self._started: float = started
         self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
-        self.tasks = 0  # that have given it back
-        self.discarded = False
+        self.tasks: int = 0  # that have given it back
+        self.discarded: bool = False
 
     def is_stale(self) -> bool:
         """Whether it is to be replaced."""
@@ -189,15 +189,15 @@ class Slot:
 
     def __init__(self, binding: Binding, counts: Counts) -> None:
         self.binding = binding
-        self.lent = 0
+        self.lent: int = 0
         # Not empty when there is more to do than to lend and to take back; never empty with a policy.
         self.due: list[None] = [] if binding.policy is None else [None]
         self._when_free: list[Callable[[], None]] = []
-        self._busy = 0  # how many of the methods below, which call user code, are under way
-        self._policy = binding.policy
-        self._counts = counts
+        self._busy: int = 0  # how many of the methods below, which call user code, are under way
+        self._policy: StatePolicy[Any] | None = binding.policy
+        self._counts: Counts = counts
         self._states: list[State] = []
-        self._making = False
+        self._making: bool = False
 
     # Lending
 

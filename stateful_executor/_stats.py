@@ -59,13 +59,13 @@ class Counts:
     __slots__ = ("completed", "discarded", "failed", "made", "seconds_making", "teardown_errors", "torn_down")
 
     def __init__(self) -> None:
-        self.completed = 0
-        self.failed = 0
-        self.made = 0
-        self.seconds_making = 0.0
-        self.discarded = 0
-        self.torn_down = 0
-        self.teardown_errors = 0
+        self.completed: int = 0
+        self.failed: int = 0
+        self.made: int = 0
+        self.seconds_making: float = 0.0
+        self.discarded: int = 0
+        self.torn_down: int = 0
+        self.teardown_errors: int = 0
 
     def add(self, other: Counts) -> None:
         """Add the counts of `other`."""
@@ -73,8 +73,8 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-ONE = (None,)
-CARRIED = 1024
+ONE: tuple[None] = (None,)
+CARRIED: int = 1024
 
 
 class Tally:
@@ -87,7 +87,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.ones: list[None] = []
-        self._rest = 0
+        self._rest: int = 0
         self._turn: list[None] = [None]
 
     def carry(self) -> None:
