@@ -188,7 +188,7 @@ class Slot:
     __slots__ = ("_busy", "_counts", "_making", "_policy", "_states", "_when_free", "binding", "due", "lent")
 
     def __init__(self, binding: Binding, counts: Counts) -> None:
-        self.binding = binding
+        self.binding: Binding = binding
         self.lent: int = 0
         # Not empty when there is more to do than to lend and to take back; never empty with a policy.
         self.due: list[None] = [] if binding.policy is None else [None]
