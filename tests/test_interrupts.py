@@ -180,7 +180,7 @@ def check(run: Run, where: str) -> None:
     assert (stats.running, stats.backlog, stats.blocked_submitters) == (0, 0, 0)
     assert stats.states_torn_down == stats.states_made
     assert all(index >= 0 for index in queue.vacant), "a worker that was never numbered gave its number back"
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 20
     # Also those for a timeout, which `threading` does not list. A function in Python returns without a look at signals.
     while _count() > run.threads and "__enter__ POP_TOP" not in where:
         assert time.monotonic() < give_up, "a thread is left"
