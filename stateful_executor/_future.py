@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -454,9 +455,13 @@ class LostError:
         self._name = name
         self.error: BaseException | None = error
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.error is not None:
-            _log_lost(self._name, self.error)
+            try:
+                _log_lost(self._name, self.error)
+            except Exception:
+                if not is_finalizing():  # else what this needs may be gone already
+                    raise
 
 
 def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:

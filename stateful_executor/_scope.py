@@ -260,9 +260,9 @@ class Scope(Generic[S]):
     def cancel(self) -> None:
         """Cancel what has not begun, and refuse what is submitted from now on, or blocks in it; from any thread.
 
-        Tasks that run already are joined as ever. A body that ends with the scope's refusal, or with the
-        `CancelledError` of a task that this cancelled, has not failed: the block then raises what tasks raised, if
-        anything.
+        Tasks that run already, or begin in this very moment, are joined as ever. A body that ends with the scope's
+        refusal, or with the `CancelledError` of a task that this cancelled, has not failed: the block then raises what
+        tasks raised, if anything.
         """
         self._cancelled = True
         self._cancel_pending()

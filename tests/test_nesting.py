@@ -68,6 +68,46 @@ def test_directory_walk(pool: StatefulThreadPoolExecutor[None], tmp_path: Path) 
     assert pool.submit(size, tmp_path).result() == 5 + 3 + 7 + 1
 
 
+def test_quicksort(pool: StatefulThreadPoolExecutor[None]) -> None:
+    """Two tasks for the halves, each of which makes two more."""
+
+    def sort(numbers: list[int]) -> list[int]:
+        if len(numbers) < 2:
+            return numbers
+        pivot, *rest = numbers
+        low = pool.submit(sort, [number for number in rest if number < pivot])
+        high = pool.submit(sort, [number for number in rest if number >= pivot])
+        return [*low.result(), pivot, *high.result()]
+
+    numbers = [number * 7919 % 211 for number in range(211)]
+    assert pool.submit(sort, numbers).result() == sorted(numbers)
+
+
+def test_crawler(pool: StatefulThreadPoolExecutor[None]) -> None:
+    """A crawler whose tasks submit to their own scope, which ends when no page is left: each is visited once."""
+    links = {page: [page * 2 % 97, page * 3 % 97, page + 1] for page in range(97)}
+    claims = {page: [None] for page in links}  # who takes the item visits the page
+    visited: list[int] = []
+    with pool.scope() as scope:
+        sessions = scope.with_state(dict)
+
+        def visit(session: dict[int, list[int]], page: int) -> None:
+            session[page] = links[page]
+            visited.append(page)
+            for link in session[page]:
+                if claims.get(link):
+                    try:
+                        claims[link].pop()
+                    except IndexError:
+                        continue  # another task has been faster
+                    sessions.submit(visit, link)
+
+        claims[1].clear()
+        sessions.submit(visit, 1)
+    assert sorted(visited) == sorted(page for page, claim in claims.items() if not claim)
+    assert len(visited) > 90
+
+
 def test_depth() -> None:
     """A hundred levels of tasks that wait for each other, on one worker."""
     with StatefulThreadPoolExecutor(1) as pool:
