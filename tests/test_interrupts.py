@@ -11,6 +11,7 @@ from _thread import _count, allocate_lock, start_new_thread
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -189,19 +190,16 @@ def check(run: Run, where: str) -> None:
         assert len(queue.places) + queue.unminted == queue.max_backlog, "a place is lost"
 
 
+EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
+TWICE = (unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting)
+
+
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("max_backlog", [None, 1])
-@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    "scenario",
-    [
-        *(submit, blocked, scoped, with_states, cancelling, mapping, unordered, looking, retiring),
-        *(failing, out_of_time, blocked_in_scope, broadcasting),
-    ],
+    ("scenario", "workers", "max_backlog"),
+    [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))],
 )
-def test_every_point(
-    scenario: Callable[[Run], None], workers: int, max_backlog: int | None, request: pytest.FixtureRequest
-) -> None:
+def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> None:
     """Run the scenario once for each point, with Ctrl-C there."""
     at, where = 0, "warming up"
     gc.collect()
