@@ -34,7 +34,8 @@ class PoolStats:
     seconds_blocked: float
     """Seconds that such calls have waited so far, all added up."""
     submitted: int
-    """Tasks accepted."""
+    """Tasks accepted: the sum of those in the backlog, running and ended. A snapshot that sees a task between two of
+    these may count it twice, and then this stays that much too high, since it never goes down."""
     completed: int
     """Tasks that returned."""
     failed: int

@@ -135,6 +135,9 @@ class TestTasks:
             future.result(20)
             assert while_nested == {"workers": 1, "running": levels + 1, "submitted": levels + 1}
             assert waiting == 0
+            until(
+                lambda: pool._queue.idle and not pool._queue.front
+            )  # it has met with what those tasks have left there
             assert counts(pool) == {"workers": 1, "idle": 1, "submitted": levels + 1, "completed": levels + 1}
             assert pool.stats().peak_backlog == 1
 
@@ -142,6 +145,7 @@ class TestTasks:
         """A failure inside another task counts as one, and no task is left running."""
         with StatefulThreadPoolExecutor(1) as pool:
             assert isinstance(pool.submit(lambda: pool.submit(fail).exception()).result(20), LookupError)
+            until(lambda: pool._queue.idle and not pool._queue.front)
             assert counts(pool) == {"workers": 1, "idle": 1, "submitted": 2, "completed": 1, "failed": 1}
 
     def test_inline(self) -> None:
