@@ -253,21 +253,25 @@ class Future(concurrent.futures.Future[T]):
         Its place in the backlog is free, those who wait for it are told, and its callbacks have run when this
         returns, in this thread.
         """
+        self._queue.leave_entry(self)
         try:
             del self._token[0]
             self._phase = CANCELLED_AND_NOTIFIED
             self._queue.counts.cancelled.ones += ONE  # no look at signals between the three
         except IndexError:
+            self._queue.entry_stays(self)
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
         self._finish_cancel()
         return True
 
     def _withdraw(self) -> bool:
         """As `cancel`, for a task that was not accepted in the end. True when it is this call that cancels it."""
+        self._queue.leave_entry(self)
         try:
             del self._token[0]
             self._phase = CANCELLED_AND_NOTIFIED  # no look at signals between the two
         except IndexError:
+            self._queue.entry_stays(self)
             return False
         self._finish_cancel()
         return True
@@ -377,6 +381,7 @@ class Future(concurrent.futures.Future[T]):
         self._taken_over = True
         self._fn = self._kwargs = None
         self._args = ()
+        self._queue.leave_entry(self)
         self._queue.left(self)
         return True
 

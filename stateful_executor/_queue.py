@@ -364,20 +364,25 @@ class TaskQueue:
                 return
 
     def left(self, task: Future[Any]) -> None:
-        """`task` left the backlog other than by a worker taking it from the front: its entry stays behind."""
+        """After `leave_entry`: `task` left the backlog other than by a worker taking it from the front."""
         if task._only is not None:  # in no backlog
             with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
                 task._only.broadcasts.remove(task)
             return
-        self.leave_entry()
         if task._placed:
             self.free_place(task)
         self.sweep_if_due()
 
-    def leave_entry(self) -> None:
-        """A task is about to be gone, and its entry stays behind."""
-        self.look_at_peak()
-        self.gone.append(None)
+    def leave_entry(self, task: Future[Any]) -> None:
+        """`task` is about to be gone, and its entry stays behind. Before it counts as anything else, see `stats`."""
+        if task._only is None:
+            self.look_at_peak()
+            self.gone.append(None)
+
+    def entry_stays(self, task: Future[Any]) -> None:
+        """After `leave_entry`, when it was another thread that had `task`."""
+        if task._only is None:
+            self.one_less_gone()
 
     def sweep_if_due(self) -> None:
         """After `leave_entry`."""
@@ -562,7 +567,11 @@ class TaskQueue:
         self.peak = max(self.peak, ahead)
 
     def stats(self) -> PoolStats:
-        """A snapshot."""
+        """A snapshot.
+
+        A task leaves the backlog before it counts as running, and that before it counts as ended. The look goes the
+        other way, so that it may miss a task between two of them, but never counts one twice.
+        """
         with self.lock:  # a worker that retires leaves `workers` and enters `past` at once
             workers = list(self.workers)
             counts = Counts()

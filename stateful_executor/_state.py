@@ -330,8 +330,8 @@ class Slot:
         for state in stale:  # before the first teardown, which may run a task that needs a state
             self._states.remove(state)
         for state in stale:
-            self._counts.discarded += 1
             state.tear_down(self._counts)
+            self._counts.discarded += 1
         if self._making or self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
             self.expire()  # for when they are taken back, or have been made
         self._no_longer_busy()

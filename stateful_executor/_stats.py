@@ -12,9 +12,9 @@ class PoolStats:
     """A snapshot of what a pool does and has done, from `pool.stats()`.
 
     The first seven fields are of the moment, the others count from the pool's beginning, and never go down. While
-    tasks move, figures taken one after the other may miss one another by those that moved meanwhile; of a pool at rest
-    they are exact, and then `submitted == completed + failed + cancelled`, and `states_made - states_torn_down` is the
-    number of states there are.
+    tasks move, figures taken one after the other may miss those that moved meanwhile, but count none twice; of a pool
+    at rest they are exact, and then `submitted == completed + failed + cancelled`, and
+    `states_made - states_torn_down` is the number of states there are.
 
     .. versionadded:: 0.1
     """
@@ -34,8 +34,8 @@ class PoolStats:
     seconds_blocked: float
     """Seconds that such calls have waited so far, all added up."""
     submitted: int
-    """Tasks accepted: the sum of those in the backlog, running and ended. A snapshot that sees a task between two of
-    these may count it twice, and then this stays that much too high, since it never goes down."""
+    """Tasks accepted: the sum of those in the backlog, running and ended, or what an earlier snapshot had seen if that
+    was more, as one that is between two of these just then is missed."""
     completed: int
     """Tasks that returned."""
     failed: int
@@ -57,7 +57,8 @@ class PoolStats:
 class Counts:
     """What one worker has counted. Written by its thread only; the sum of ended workers under the queue's lock."""
 
-    __slots__ = ("completed", "discarded", "failed", "made", "seconds_making", "teardown_errors", "torn_down")
+    # In the order in which `add` looks: a state is counted as made, then torn down, then discarded.
+    __slots__ = ("completed", "discarded", "failed", "teardown_errors", "torn_down", "made", "seconds_making")  # noqa: RUF023
 
     def __init__(self) -> None:
         self.completed: int = 0

@@ -297,6 +297,7 @@ class Worker:
         for task in self.queue.waiting_tasks():
             if task._begin():
                 task._unheeded = True  # the log has the cause
+                self.queue.leave_entry(task)
                 self.queue.left(task)
                 self._fail(task, breakage())
 
@@ -330,6 +331,8 @@ class Worker:
         task._args = ()
         binding, scope = task._binding, task._scope
         outer, self.fn = self.fn, fn
+        if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
+            self.inside += 1
         result = error = slot = None
         try:
             if binding is not None:
@@ -354,6 +357,8 @@ class Worker:
         if self.extras and not nested:
             self._drop_extras()
         self.fn = outer
+        if outer is not None:
+            self.inside -= 1
 
         if not nested:
             if queue.front:
@@ -410,11 +415,11 @@ class Worker:
             if task._only is not None:
                 self._forbid_wait(task)
             elif task._token:
-                self.queue.leave_entry()
+                self.queue.leave_entry(task)
                 if self._run_inside(task):
                     self.queue.sweep_if_due()
                 else:
-                    self.queue.one_less_gone()
+                    self.queue.entry_stays(task)
         finally:
             del task  # as in `run`
 
@@ -430,12 +435,9 @@ class Worker:
     def _run_inside(self, task: Future[Any]) -> bool:
         headroom()
         outer, self.floors = self.floors, {slot: slot.lent for slot in self.slots.values() if slot.lent}
-        within = self.fn is not None  # else in an initializer or a teardown, which are no tasks
-        self.inside += within
         try:
             return self.run(task, True)
         finally:
-            self.inside -= within
             self.floors = outer
             del task  # as in `run`
 

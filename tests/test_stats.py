@@ -164,12 +164,34 @@ class TestTasks:
         assert counts(pool) == {"submitted": 3, "completed": 3}
         assert pool.stats().peak_backlog == 1
 
+    def test_looked_at_while_it_is_begun_in_place(self) -> None:
+        """A task that another one waits for counts once at each moment: just before it is begun, and just after."""
+        seen: list[int] = []
+
+        class Token(list[None]):
+            def __delitem__(self, index: Any) -> None:
+                seen.append(pool.stats().submitted)
+                super().__delitem__(index)
+                seen.append(pool.stats().submitted)
+
+            def clear(self) -> None:
+                seen.append(pool.stats().submitted)
+
+        def task() -> None:
+            inner = pool.submit(int)
+            inner._token = Token([None])
+            inner.result()
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            pool.submit(task).result()
+        assert set(seen) == {2}
+
     def test_waiting_for_another_worker(self) -> None:
         """Both are running: the one that waits, and the one that is waited for."""
         with Held(1) as held:
             held.pool._queue.max_workers = 2
             task = held.pool.submit(held.held[0].result, 20)
-            until(lambda: held.pool.stats().backlog == 0)
+            until(lambda: held.pool.stats().running == 2)
             assert counts(held.pool) == {"workers": 2, "running": 2, "submitted": 2}
             held.go_on.set()
             task.result(20)
@@ -356,6 +378,21 @@ class TestCancelled:
             looking.join()
             assert counts(held.pool) == {"workers": 1, "running": 1, "submitted": 3601, "cancelled": 3600}
             assert seen == sorted(seen)
+
+    def test_looked_at_while_it_is_counted(self) -> None:
+        """A task that is just being cancelled is not in the backlog as well."""
+        with Held(1) as held:
+
+            class Ones(list[None]):
+                def __iadd__(self, ones: Any) -> Any:
+                    self.extend(ones)
+                    seen.append(held.pool.stats())
+                    return self
+
+            seen: list[PoolStats] = []
+            held.pool._queue.counts.cancelled.ones = Ones()
+            held.pool.submit(int).cancel()
+            assert [(stats.submitted, stats.backlog, stats.cancelled) for stats in seen] == [(2, 0, 1)]
 
     def test_refused_is_not_cancelled(self) -> None:
         """What a submit raised for was never a task of the pool's."""
