@@ -56,17 +56,24 @@ def is_cancelled(error: BaseException | None = None) -> bool:
 async def wait_for_place(queue: TaskQueue, task: Future[Any], scope: Scope[Any] | None) -> None:
     """Take a place for `task` in the bounded backlog of `queue`, in turn with the threads that wait for one."""
     waiter = LoopWaiter(queue)
-    deadline = Deadline(queue.submit_timeout)
     since = time.monotonic()
     try:
         queue.submitters[waiter] = since
         if scope is not None:
             scope._submitters[waiter] = None
-        while not queue.turn(waiter, task, scope):
-            if not await waiter.wait(deadline.left()):
-                raise queue.backlog_full()
+        if not await _wait_for_turn(waiter, queue, task, scope):
+            raise queue.backlog_full()
     finally:
         queue.submitters.pop(waiter, None)  # None: its loop was closed, see `LoopWaiter.wake`
         if scope is not None:
             del scope._submitters[waiter]
         queue.left_line(since)
+
+
+async def _wait_for_turn(waiter: LoopWaiter, queue: TaskQueue, task: Future[Any], scope: Scope[Any] | None) -> bool:
+    """As `sleep_until`, for a coroutine."""
+    deadline = Deadline(queue.submit_timeout)
+    while not queue.turn(waiter, task, scope):
+        if not await waiter.wait(deadline.left()):
+            return queue.turn(waiter, task, scope)
+    return True

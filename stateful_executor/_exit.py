@@ -49,18 +49,23 @@ def _finish_all() -> None:
         try:
             if queues is None:
                 queues = _alive()
-            for queue in queues:
-                queue.refuse(_too_late)
-            if interrupt is not None:
-                for queue in queues:
-                    queue.cancel_waiting()
-            while queues:
-                queues[-1].join()
-                del queues[-1]
+            _finish(queues, interrupt is not None)
         except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
             interrupt = exc
     if interrupt is not None:
         raise interrupt
+
+
+def _finish(queues: list[TaskQueue], cancel: bool) -> None:
+    """Leave in `queues` those that have not ended."""
+    for queue in queues:
+        queue.refuse(_too_late)
+    if cancel:
+        for queue in queues:
+            queue.cancel_waiting()
+    while queues:
+        queues[-1].join()
+        del queues[-1]
 
 
 def _forked() -> None:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import name_of
 from ._stats import ONE
-from ._waiter import Deadline, Waiter, here, sleep
+from ._waiter import Waiter, here, sleep_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -207,13 +207,11 @@ class Future(concurrent.futures.Future[T]):
         worker = here.worker
         if worker is not None and worker.queue is queue and (timeout is None or timeout > 0):
             worker.run_in_place(self)
-        deadline = Deadline(timeout)
         waiter = Waiter()
         self._watch(waiter)
         try:
-            while not self.done():
-                if not sleep(waiter, deadline.left()) and not self.done():
-                    raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
+            if not sleep_until(self.done, waiter, timeout):
+                raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
         finally:
             self._watchers.remove(waiter)  # type: ignore[union-attr]  # made by _watch
             self = None  # type: ignore[assignment]
@@ -511,12 +509,15 @@ class _Bridge:
             if not self.told:
                 self._untold = list(self.waiters)
                 self.told = True
-            while self._untold:
-                waiter = self._untold[0]
-                del self._untold[0]
-                if future._phase == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(future)
-                elif future._exception is not None:
-                    waiter.add_exception(future)
-                else:
-                    waiter.add_result(future)
+            self._tell(future)
+
+    def _tell(self, future: Future[Any]) -> None:
+        while self._untold:
+            waiter = self._untold[0]
+            del self._untold[0]
+            if future._phase == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(future)
+            elif future._exception is not None:
+                waiter.add_exception(future)
+            else:
+                waiter.add_result(future)

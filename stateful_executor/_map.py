@@ -184,9 +184,11 @@ def _results(parts: InOrder | AsTheyFinish, source: Iterator[_Part], deadline: D
     """Yield results, keeping none. What has not begun when this ends early is cancelled."""
     late_error: Exception | None = None
     try:
-        while parts:
+        while True:  # loops as these may stand in a `try`: no jump backward of theirs is conditional
+            if not parts:
+                break
             ready, error = _outcome(*parts.next(deadline), deadline)
-            while ready:
+            for _ in range(len(ready)):
                 yield ready.popleft()
             if error is not None:
                 raise error

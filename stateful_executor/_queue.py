@@ -39,7 +39,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._state import name_of
 from ._stats import Counts, PoolCounts, PoolStats
-from ._waiter import Deadline, Waiter, here, sleep
+from ._waiter import Deadline, Waiter, here, sleep_until
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
@@ -315,15 +315,13 @@ class TaskQueue:
 
     def _wait_for_place(self, task: Future[Any], scope: Scope[Any] | None) -> None:
         waiter = Waiter()
-        deadline = Deadline(self.submit_timeout)
         since = time.monotonic()
         try:
             self.submitters[waiter] = since
             if scope is not None:
                 scope._submitters[waiter] = None  # one step with the other entry
-            while not self.turn(waiter, task, scope):
-                if not sleep(waiter, deadline.left()):
-                    raise self.backlog_full()
+            if not sleep_until(lambda: self.turn(waiter, task, scope), waiter, self.submit_timeout):
+                raise self.backlog_full()
         finally:
             del self.submitters[waiter]  # no call: after Ctrl-C, too, nobody waits behind one who has gone
             if scope is not None:
@@ -440,10 +438,10 @@ class TaskQueue:
         try:
             old = self.tasks
             if self.front is not old:  # not emptied since the last sweep: its tasks come before those of `tasks`
-                old.extendleft(reversed([task for task in self.front.copy() if task._token]))
+                old.extendleft(reversed(_unbegun(self.front.copy())))
                 self.front = old
             self.tasks = deque()  # (1)
-            self.front = deque([task for task in old.copy() if task._token])  # (2)
+            self.front = deque(_unbegun(old.copy()))  # (2)
             self.gone.clear()
             self._wake_all()  # a worker that was about to sleep may have looked at the old deque only
         except RuntimeError:
@@ -465,7 +463,7 @@ class TaskQueue:
         """The tasks that have not begun."""
         later = _copy(self.tasks)  # before `front`, see `has_tasks`
         seen = dict.fromkeys((*_copy(self.front), *later))
-        return [task for task in seen if task._token]
+        return _unbegun(seen)
 
     def _waiting_broadcasts(self) -> list[Future[Any]]:
         return [task for worker in list(self.workers) for task in _copy(worker.broadcasts)]
@@ -523,24 +521,31 @@ class TaskQueue:
         if scope is not None and (scope._closed or scope._cancelled):
             raise scope._refusal()
         with self.lock:  # a worker that has entered has its index by now; -1: just being entered, in this very thread
-            workers = [worker for worker in list(self.workers) if worker in among and worker.index >= 0]
+            workers = list(self.workers)
+        there = [worker for worker in workers if worker in among and worker.index >= 0]
         tasks: list[Future[T]] = []
         try:
-            for worker in sorted(workers, key=lambda worker: worker.index):
-                task = make()
-                tasks.append(task)
-                task._only = worker
-                if self.copies_context:
-                    task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # as in `put`
-                if scope is not None:
-                    scope._add(task)
-                if not self._hand_to(worker, task):
-                    tasks.pop()._withdraw()
+            self._hand_out(make, sorted(there, key=lambda worker: worker.index), scope, tasks)
             return tasks
         except BaseException:
             for task in tasks:
                 task._withdraw()
             raise
+
+    def _hand_out(
+        self, make: Callable[[], Future[T]], workers: list[Worker], scope: Scope[Any] | None, tasks: list[Future[T]]
+    ) -> None:
+        """Add to `tasks` what each of `workers` takes."""
+        for worker in workers:
+            task = make()
+            tasks.append(task)
+            task._only = worker
+            if self.copies_context:
+                task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # as in `put`
+            if scope is not None:
+                scope._add(task)
+            if not self._hand_to(worker, task):
+                tasks.pop()._withdraw()
 
     def _hand_to(self, worker: Worker, task: Future[Any]) -> bool:
         """False when `worker` is ending, or has ended."""
@@ -611,6 +616,10 @@ class TaskQueue:
             states_torn_down=counts.torn_down,
             teardown_errors=counts.teardown_errors,
         )
+
+
+def _unbegun(tasks: Iterable[Future[Any]]) -> list[Future[Any]]:
+    return [task for task in tasks if task._token]
 
 
 def _copy(tasks: deque[Future[Any]]) -> list[Future[Any]]:

@@ -24,12 +24,18 @@ logger = logging.getLogger("stateful_executor")
 def name_of(fn: object) -> str:
     """What a person calls `fn`."""
     try:
-        while isinstance(fn, partial):
-            in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)  # see `TaskQueue.put`
-            fn = fn.args[0] if in_context else fn.func
+        fn = _unwrapped(fn)
         return str(fn.__qualname__)  # type: ignore[attr-defined]
     except Exception:  # anything with a __getattr__ of its own
         return type(fn).__qualname__
+
+
+def _unwrapped(fn: object) -> object:
+    """`fn` without its partials, and the context that it runs in (see `TaskQueue.put`)."""
+    while isinstance(fn, partial):
+        in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)
+        fn = fn.args[0] if in_context else fn.func
+    return fn
 
 
 class Term:

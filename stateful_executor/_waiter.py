@@ -1,9 +1,15 @@
-"""One thread asleep, and the right to wake it."""
+"""One thread asleep, and the right to wake it.
+
+No loop of this package stands right inside a `try` or `with` that has something to undo: it is a function of its own,
+called there. From 3.12 on CPython looks at signals at jumps backward that its compiler has put outside of the `try`, so
+that Ctrl-C there passes by `except` and `finally` (python/cpython#130279).
+"""
 
 from __future__ import annotations
 
 import threading
 from _thread import allocate_lock
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -74,6 +80,15 @@ def sleep(waiter: Waiter, timeout: float | None = None) -> bool:
     """`waiter.wait(timeout)`; in a worker, answering meanwhile what others ask of it."""
     worker = here.worker
     return waiter.wait(timeout) if worker is None else worker.sleep(waiter, timeout)
+
+
+def sleep_until(condition: Callable[[], bool], waiter: Waiter, timeout: float | None) -> bool:
+    """Sleep until `condition()`, looking whenever `waiter` is woken; False when `timeout` seconds passed before."""
+    deadline = Deadline(timeout)
+    while not condition():
+        if not sleep(waiter, deadline.left()):
+            return condition()
+    return True
 
 
 def headroom(levels: int = 60) -> None:

@@ -181,15 +181,18 @@ class Worker:
             return
         here.worker = self
         try:
-            leaving = False
-            while not leaving:
-                if self._start():
-                    self._serve()
-                leaving = self._leave()
+            self._work()
         except BaseException:
             logger.critical("a bug in stateful_executor ended worker %s", self.thread.name, exc_info=True)
         finally:
             self._end()
+
+    def _work(self) -> None:
+        leaving = False
+        while not leaving:
+            if self._start():
+                self._serve()
+            leaving = self._leave()
 
     def _serve(self) -> None:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
