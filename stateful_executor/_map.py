@@ -154,7 +154,7 @@ def map_tasks(
     if buffersize is not None and not isinstance(buffersize, int):
         raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
     if buffersize is not None and buffersize < 1:
-        raise ValueError(f"buffersize must be None or greater than 0, not {buffersize}")
+        raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
     deadline = Deadline(timeout)
     source = _submitted(submit, fn, iterables, chunksize)
     try:

@@ -181,7 +181,7 @@ class TestResults:
         ("kwargs", "error", "text"),
         [
             ({"chunksize": 0}, ValueError, "chunksize must be at least 1, not 0"),
-            ({"buffersize": 0}, ValueError, "buffersize must be None or greater than 0"),
+            ({"buffersize": 0}, ValueError, "buffersize must be None or > 0"),
             ({"buffersize": 1.5}, TypeError, "buffersize must be an integer"),
         ],
     )
