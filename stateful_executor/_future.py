@@ -414,24 +414,20 @@ class Future(concurrent.futures.Future[T]):
             self._take()
         return self.done(), self.cancelled(), self._result, self._exception
 
-    # `concurrent.futures.wait` and `as_completed` work on these three, of which they look at the first more than once
-    # while they hold the second, and expect it to be the same each time.
+    # `concurrent.futures.wait` and `as_completed` work on these three.
 
     @property
     def _state(self) -> str:  # type: ignore[override]
         phase, bridge = self._phase, self._made_bridge
-        return phase if phase == PENDING or bridge is None or bridge.told else RUNNING
+        return phase if bridge is None else bridge.seen(phase)
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        bridge = self._bridge()
-        if self.done():
-            bridge.wake()
-        return bridge.condition
+    def _condition(self) -> _Bridge:  # type: ignore[override]
+        return self._bridge()
 
     @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self._bridge().waiters
+    def _waiters(self) -> _Bridge:  # type: ignore[override]
+        return self._bridge()
 
     def _bridge(self) -> _Bridge:
         bridge = self._made_bridge
@@ -442,7 +438,7 @@ class Future(concurrent.futures.Future[T]):
                     self._made_bridge = fresh
                 bridge = self._made_bridge
         if self._watchers is None or bridge not in self._watchers:
-            self._watch(bridge)  # twice, when two threads come here at once: it tells only once
+            self._watch(bridge)  # twice, when two threads come here at once: it tells each waiter only once
         return bridge
 
 
@@ -486,35 +482,80 @@ def wrap_future(task: Future[T]) -> asyncio.Future[T]:
 
 
 class _Bridge:
-    """The base class's condition and waiters, for a future that somebody passed to `wait` or `as_completed`.
+    """What `concurrent.futures.wait` and `as_completed` take for the condition of a future, and for its waiters.
 
-    All fields are guarded by `condition` and its lock. The task's end shows in `_state` from `told` on, which is set
-    while the lock is held: who holds the condition either finds the task ended, or has its waiter told.
+    They acquire the condition, look at `_state` more than once, append a waiter, and release; who ends the task tells
+    the waiters. Nothing is locked here meanwhile: Ctrl-C in their Python code would leave it locked, and who ends the
+    task, a worker say, would wait for ever. Instead a thread that has acquired goes on seeing the state of that moment,
+    and a waiter that it appends is told of an end that came since.
+
+    `_seen` has a stack of states for each thread, which touches no other. `_rights` is guarded by its own lock; the
+    item of each entry is the right to tell a waiter, taken by who does. Who appends enters the waiter, then looks at
+    the phase; who ends the task writes the phase, then looks at the waiters: one of them finds the other.
     """
 
     def __init__(self, future: Future[Any]) -> None:
-        self._lock: threading.RLock = threading.RLock()
-        self.condition: threading.Condition = threading.Condition(self._lock)
-        self.waiters: list[Any] = []
-        self.told: bool = False
-        self._untold: list[Any] = []  # those who wait, and have not been told
+        self._seen: dict[int, list[str]] = {}
+        self._rights: dict[Any, list[None]] = {}
         self._future = weakref.ref(future)  # no cycle: a future goes when its last user lets it go
+
+    # As a condition
+
+    def acquire(self, *_: object) -> bool:
+        """Let this thread see the state as it is now, until it releases."""
+        future = self._future()
+        if future is not None:  # it is not: the caller has it
+            self._seen.setdefault(threading.get_ident(), []).append(future._phase)
+        return True
+
+    def release(self) -> None:
+        """After Ctrl-C before this, what was seen is left: the next one that acquires sees anew."""
+        me = threading.get_ident()
+        states = self._seen.get(me)
+        if states is not None:
+            states.pop()
+            if not states:
+                del self._seen[me]
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def seen(self, phase: str) -> str:
+        """The state when this thread acquired, or `phase`."""
+        states = self._seen.get(threading.get_ident())
+        return states[-1] if states else phase
+
+    # As a list of waiters
+
+    def __len__(self) -> int:
+        return len(self._rights)
+
+    def append(self, waiter: Any) -> None:
+        """Tell `waiter`, once, when the task ends, or has ended without this thread having seen that."""
+        future = self._future()
+        if future is None:
+            return
+        told_by_its_state = self.seen(future._phase) in (FINISHED, CANCELLED_AND_NOTIFIED)
+        self._rights[waiter] = [] if told_by_its_state else [None]
+        if future.done():
+            self.wake()
+
+    def remove(self, waiter: Any) -> None:
+        """Forget a waiter."""
+        del self._rights[waiter]
 
     def wake(self) -> None:
         """The task has ended: tell who waits. May be called again, also after it was interrupted."""
         future = self._future()
-        with self._lock:  # not the condition: Ctrl-C in its __enter__, in Python, would leave it locked
-            if future is None:
-                return
-            if not self.told:
-                self._untold = list(self.waiters)
-                self.told = True
-            self._tell(future)
-
-    def _tell(self, future: Future[Any]) -> None:
-        while self._untold:
-            waiter = self._untold[0]
-            del self._untold[0]
+        if future is None:
+            return
+        for waiter, right in self._rights.copy().items():
+            try:
+                del right[0]
+            except IndexError:
+                continue
             if future._phase == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(future)
             elif future._exception is not None:

@@ -232,6 +232,54 @@ def test_callback_against_the_end() -> None:
         assert calls == [future]
 
 
+@pytest.mark.parametrize("moment", ["acquired", "entered", "released"])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_wait_against_the_end(moment: str, cancelled: bool) -> None:
+    """The task ends after `wait` has looked at its state: it is told, whenever that is, and once."""
+    told: list[Any] = []
+    with StatefulThreadPoolExecutor(1) as pool:
+        go_on = threading.Event()
+        running = pool.submit(go_on.wait)
+        future = pool.submit(int) if cancelled else running
+        end = future.cancel if cancelled else lambda: (go_on.set(), running.result(5))
+
+        class Rights(dict[Any, list[None]]):
+            def __setitem__(self, waiter: Any, right: list[None]) -> None:
+                super().__setitem__(waiter, right)
+                if moment == "entered":
+                    in_thread(end)()
+
+        bridge = future._bridge()
+        bridge._rights = Rights()
+        waiter = type("Waiter", (), {"add_result": told.append, "add_cancelled": told.append})()
+        with future._condition:
+            before = future._state
+            if moment == "acquired":
+                in_thread(end)()
+            future._waiters.append(waiter)
+            assert future._state == before
+            assert len(told) == (moment != "released")
+        if moment == "released":
+            in_thread(end)()
+        bridge.wake()
+        assert told == [future]
+        with future._condition:
+            future._waiters.remove(waiter)
+        go_on.set()
+
+
+def test_interrupted_wait_against_the_end() -> None:
+    """Ctrl-C in the midst of `wait` leaves what it has acquired: the worker that ends the task is not held up."""
+    go_on = threading.Event()
+    pool = StatefulThreadPoolExecutor(1)
+    future = pool.submit(go_on.wait)
+    future._condition.acquire()
+    go_on.set()
+    assert future.result(5) is True
+    assert wait([future], 5).done == {future}
+    pool.shutdown(timeout=5)
+
+
 def test_a_late_callback_does_not_hold_a_task_up() -> None:
     """A worker that seemed idle, and then has to run a callback, passes on the task that was meant for it."""
     with StatefulThreadPoolExecutor(2) as pool:
