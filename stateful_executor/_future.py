@@ -34,7 +34,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._state import name_of
+from ._state import log_failed, name_of
 from ._stats import ONE
 from ._waiter import Waiter, here, sleep_until
 
@@ -324,9 +324,11 @@ class Future(concurrent.futures.Future[T]):
             self._lose_error(exception)
         scope, self._scope = self._scope, None
         self._phase = FINISHED
-        self._announce()
-        if scope is not None:
-            scope._ended(self._ticket)
+        try:
+            self._announce()
+        finally:  # a callback's SystemExit does not keep the scope from its end
+            if scope is not None:
+                scope._ended(self._ticket)
         tally.carry()
 
     def _lose_error(self, error: BaseException) -> None:
@@ -467,7 +469,10 @@ def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:
     """Log the errors of `tasks`, which nobody has taken, nor will."""
     for task in tasks:
         if task._exception is not None:
-            _log_lost(task._name, task._exception)
+            try:
+                _log_lost(task._name, task._exception)
+            except Exception as exc:  # a handler's: it is not to take the place of the error of a scope's body
+                log_failed(exc)
 
 
 def _log_lost(name: str, error: BaseException) -> None:

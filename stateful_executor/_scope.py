@@ -30,6 +30,7 @@ import threading
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, overload
 
@@ -38,7 +39,7 @@ from typing_extensions import TypeVar
 from ._future import Future, log_lost_errors, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
-from ._state import Binding, Term, find_binding
+from ._state import Binding, Term, find_binding, tell
 from ._view import StateView
 from ._waiter import Waiter, headroom, here, sleep
 from ._worker import Request, TearDown, Worker
@@ -294,7 +295,7 @@ class Scope(Generic[S]):
         try:
             self._cancel_pending()
         except BaseException:
-            logger.critical("callback of a task of %r raised", self, exc_info=True)
+            tell(logger.critical, "callback of a task of %r raised", self)
 
     # Told by tasks
 
@@ -458,7 +459,7 @@ class Scope(Generic[S]):
             counted += f" and {_counted(len(self._term.errors), 'teardown')}"
         group = None
         try:
-            if error is None or getattr(error, "_scope_mark", None) is self._mark:
+            if error is None or _mark_of(error) is self._mark:
                 if errors:
                     group = BaseExceptionGroup(f"{counted} of {self!r} failed", errors)
                 if self._timed_out:
@@ -469,7 +470,8 @@ class Scope(Generic[S]):
                     raise group from None
                 return error is not None
             if errors:
-                error.add_note(f"{counted} of {self!r} failed too")
+                with suppress(Exception):  # a frozen dataclass takes none
+                    BaseException.add_note(error, f"{counted} of {self!r} failed too")
             log_lost_errors(failed)
             if interrupted:
                 raise error
@@ -493,6 +495,14 @@ def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Waiter, timeout: flo
         threading.Thread(target=scope._time_out, daemon=False).start()
     except RuntimeError:  # no thread to be had
         scope._time_out()
+
+
+def _mark_of(error: BaseException) -> object:
+    """Of the scope whose own doing `error` is."""
+    try:
+        return object.__getattribute__(error, "_scope_mark")  # whatever the class of a user's error makes of that
+    except AttributeError:
+        return None
 
 
 def _counted(number: int, noun: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from time import monotonic
@@ -26,13 +28,40 @@ def name_of(fn: object) -> str:
     try:
         fn = _unwrapped(fn)
         return str(fn.__qualname__)  # type: ignore[attr-defined]
-    except Exception:  # anything with a __getattr__ of its own
-        return type(fn).__qualname__
+    except BaseException:  # anything with a __getattr__ of its own; also SystemExit: the worker has a task to end
+        return _name_of_type(type(fn))
+
+
+_name_of_type: Callable[[type], str] = type.__dict__["__qualname__"].__get__  # whatever the class or its own type says
+
+
+def described(error: BaseException | None) -> str:
+    """`repr(error)`, or what stands for it when that raises."""
+    try:
+        return repr(error)
+    except BaseException:
+        return f"<{_name_of_type(type(error))}, whose repr raises>"
+
+
+def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseException | bool | None = True) -> None:
+    """`log(text, *args)` where nothing may be raised: handlers and filters are users' code."""
+    try:
+        log(text, *args, exc_info=exc_info, stacklevel=2)
+    except BaseException as exc:
+        log_failed(exc)
+
+
+def log_failed(error: BaseException) -> None:
+    """Say elsewhere what kept the log from saying something."""
+    with suppress(BaseException):
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
 
 def _unwrapped(fn: object) -> object:
     """`fn` without its partials, and the context that it runs in (see `TaskQueue.put`)."""
-    while isinstance(fn, partial):
+    for _ in range(100):  # a partial of itself can be made
+        if not isinstance(fn, partial):
+            break
         in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)
         fn = fn.args[0] if in_context else fn.func
     return fn
@@ -121,15 +150,13 @@ def find_binding(
 ) -> Binding:
     """The binding of equal arguments in `bindings`, or a new one entered there, in one atomic step on the dict."""
     binding = Binding(initializer, initargs, finalizer, policy, term)
-    key: object = (initializer, binding.initargs, finalizer, policy)
     try:
-        hash(key)
-    except TypeError:  # an argument that can't be hashed: equal ones have to be looked for
+        return bindings.setdefault((initializer, binding.initargs, finalizer, policy), binding)
+    except Exception:  # an argument that can't be hashed, or not be compared: equal ones have to be looked for
         for known in list(bindings.values()):
             if known.same_as(binding):
                 return known
-        key = binding
-    return bindings.setdefault(key, binding)
+    return bindings.setdefault(binding, binding)
 
 
 class State:
@@ -168,7 +195,7 @@ class State:
                 binding.finalizer(self.value)
         except BaseException as exc:  # also SystemExit: the worker has more to tear down
             counts.teardown_errors += 1
-            logger.exception("teardown of the state made by %s failed", binding.name)
+            tell(logger.error, "teardown of the state made by %s failed", binding.name)
             if binding.term is not None:
                 binding.term.errors.append(exc)
         finally:
@@ -252,7 +279,7 @@ class Slot:
         try:
             self._states.append(self.binding.make())
         except BaseException as exc:
-            raise InitializerError(f"{name} raised {exc!r} instead of making a state for a task") from exc
+            raise InitializerError(f"{name} raised {described(exc)} instead of making a state for a task") from exc
         finally:
             self._making = False
             self._counts.seconds_making += monotonic() - started
@@ -268,9 +295,9 @@ class Slot:
             if check(state.value) is not False:
                 return None
         except BaseException as exc:
-            logger.info("state made by %s failed its check, and is replaced", name, exc_info=True)
+            tell(logger.info, "state made by %s failed its check, and is replaced", name)
             return exc
-        logger.info("state made by %s failed its check, and is replaced", name)
+        tell(logger.info, "state made by %s failed its check, and is replaced", name, exc_info=None)
         return InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
 
     def prepare(self) -> None:
@@ -300,13 +327,13 @@ class Slot:
             try:
                 state.discarded = policy.discards(error)
             except BaseException:
-                logger.warning("discard_on of the states made by %s raised: one is replaced", name, exc_info=True)
+                tell(logger.warning, "discard_on of the states made by %s raised: one is replaced", name)
                 state.discarded = True
         if policy.reset is not None and not state.discarded:
             try:
                 policy.reset(state.value)
             except BaseException:
-                logger.warning("reset of a state made by %s raised: it is replaced", name, exc_info=True)
+                tell(logger.warning, "reset of a state made by %s raised: it is replaced", name)
                 state.discarded = True
         if policy.max_tasks is not None and state.tasks >= policy.max_tasks:
             state.discarded = True

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ._future import FINISHED, RUNNING
-from ._state import Binding, Slot, name_of
+from ._state import Binding, Slot, described, name_of, tell
 from ._stats import Counts
 from ._waiter import Deadline, Waiter, headroom, here, sleep
 from .errors import InitializerError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._queue import TaskQueue
 
 logger = logging.getLogger("concurrent.futures")
+
+_with_traceback = BaseException.with_traceback  # whatever the class of an error makes of it
 
 
 class Request:
@@ -183,7 +185,7 @@ class Worker:
         try:
             self._work()
         except BaseException:
-            logger.critical("a bug in stateful_executor ended worker %s", self.thread.name, exc_info=True)
+            tell(logger.critical, "a bug in stateful_executor ended worker %s", self.thread.name)
         finally:
             self._end()
 
@@ -266,7 +268,7 @@ class Worker:
         try:
             task._fail(error)
         except BaseException:  # a callback's SystemExit
-            logger.critical("callback of %r raised", task, exc_info=True)
+            tell(logger.critical, "callback of %r raised", task)
 
     def _make_own_state(self) -> InitializerError | None:
         assert self.binding is not None
@@ -282,7 +284,7 @@ class Worker:
         """What tasks get from now on, should `error` break the pool."""
         cause = error.__cause__
         text = (
-            f"{self.queue.name} is broken: its initializer raised {cause!r} before it had ever succeeded; "
+            f"{self.queue.name} is broken: its initializer raised {described(cause)} before it had ever succeeded; "
             "the thread pool is not usable anymore"
         )
 
@@ -295,7 +297,7 @@ class Worker:
 
     def _break(self, error: InitializerError, breakage: Callable[[], Exception]) -> None:
         """The pool's initializer failed before it ever succeeded: no task will ever run."""
-        logger.critical("Exception in initializer:", exc_info=error.__cause__)
+        tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
         self.queue.refuse(breakage)
         for task in self.queue.waiting_tasks():
             if task._begin():
@@ -348,7 +350,9 @@ class Worker:
         except BaseException as exc:
             # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
             # which is why every name for the task is dropped at the end: the error would be in a cycle with it.)
-            error = exc.with_traceback(exc.__traceback__ and exc.__traceback__.tb_next)
+            traceback = sys.exc_info()[2]
+            error = _with_traceback(exc, traceback and traceback.tb_next)
+            traceback = None
             task._name = name_of(fn)
         fn = kwargs = None
         args = ()
@@ -401,7 +405,7 @@ class Worker:
         try:
             task._call_backs()
         except BaseException:
-            logger.critical("callback of %r raised", task, exc_info=True)
+            tell(logger.critical, "callback of %r raised", task)
         if self.extras and self.fn is None:
             self._drop_extras()
 
