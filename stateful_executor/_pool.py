@@ -22,7 +22,7 @@ from ._scope import Scope
 from ._state import Binding, find_binding, name_of
 from ._stats import PoolStats
 from ._view import StateView
-from ._waiter import here
+from ._waiter import here, in_seconds
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -208,9 +208,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         # The base class's __init__ is not called: nothing of its machinery is wanted.
         if max_workers is None:
             max_workers = _default_workers()
-        elif operator.index(max_workers) < 1:
+        elif (max_workers := operator.index(max_workers)) < 1:
             raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
-        if max_backlog is not None and operator.index(max_backlog) < 1:
+        if max_backlog is not None and (max_backlog := operator.index(max_backlog)) < 1:
             raise ValueError(f"max_backlog must be at least 1 task, or None for no bound, not {max_backlog}")
         if submit_timeout is not None and max_backlog is None:
             raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
@@ -230,7 +230,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        queue = TaskQueue(name, max_workers, max_backlog, submit_timeout, idle_timeout, copy_context)
+        queue = TaskQueue(
+            name, max_workers, max_backlog, in_seconds(submit_timeout), in_seconds(idle_timeout), copy_context
+        )
         self._queue: TaskQueue = _open_queue(queue, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.

@@ -41,7 +41,7 @@ from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._state import Binding, Term, find_binding, tell
 from ._view import StateView
-from ._waiter import Waiter, headroom, here, sleep
+from ._waiter import Waiter, headroom, here, in_seconds, sleep
 from ._worker import Request, TearDown, Worker
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Scope(Generic[S]):
         self._pool = pool
         self._queue: TaskQueue = pool._queue
         self._fail_fast: bool = fail_fast
-        self._timeout: float | None = timeout
+        self._timeout: float | None = in_seconds(timeout)
         self._bindings: dict[object, Binding] = {}
         self._term: Term = Term()
         self._pending: dict[object, Future[Any] | None] = {}

@@ -11,7 +11,7 @@ import threading
 from _thread import allocate_lock
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._worker import Worker
@@ -65,6 +65,11 @@ class Deadline:
     def left(self) -> float | None:
         """The seconds that remain, below zero when it has passed; None when it never does."""
         return None if self._end is None else self._end - monotonic()
+
+
+def in_seconds(number: Any) -> Any:
+    """`number` as clocks and locks take it: they know no `Fraction`, no `Decimal`, and no float of numpy's."""
+    return number if number is None or isinstance(number, (int, float)) else float(number)
 
 
 class _Here(threading.local):
