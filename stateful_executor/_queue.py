@@ -211,8 +211,9 @@ class TaskQueue:
 
     def _grow(self) -> None:
         """Start a worker."""
-        worker = self.new_worker()
+        worker = None
         try:
+            worker = self.new_worker()
             with self.lock:
                 self.workers[worker] = None  # before they are counted: a re-entrant call counts it, too
                 if len(self.workers) > self.max_workers or self.refusal is not None:
@@ -222,13 +223,14 @@ class TaskQueue:
                 worker.take_index(heappop(self.vacant) if self.vacant else next(self.fresh))
             worker.start()
         except BaseException as exc:
-            if not worker.disown():
-                raise  # it was born all the same
-            self.leave(worker)
-            worker.drop_broadcasts()
-            if not isinstance(exc, RuntimeError) or not any(w.thread.is_alive() for w in list(self.workers)):
+            if worker is not None:
+                if not worker.disown():
+                    raise  # it was born all the same
+                self.leave(worker)
+                worker.drop_broadcasts()
+            if not isinstance(exc, Exception) or not any(w.thread.is_alive() for w in list(self.workers)):
                 raise
-            # No more threads to be had: those that are there will do.
+            # No more threads to be had, or no memory for one: those that are there will do.
 
     def leave(self, worker: Worker) -> None:
         """`worker` is none of the pool's any more."""
@@ -264,11 +266,35 @@ class TaskQueue:
 
     def kick(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
-        if self.front or self.tasks:  # be it only what has gone: to look through all of it would take longer
-            with suppress(RuntimeError):  # there is no thread to be had: the next submit will say so
+        if self.has_tasks():  # be it only what has gone: to look through all of it would take longer
+            try:
                 self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
+            except Exception as exc:  # there is no thread to be had
+                self._give_up(exc)
         if self.places or self.unminted > 0:
             self.wake_submitter()
+
+    def _give_up(self, error: Exception) -> None:
+        """No thread can be started: fail the tasks that relied on one, since nobody is left to begin them.
+
+        Their submits found as many workers as there may be, of which one did not start in the end. A worker that is
+        there now sees to them, or whoever tries to start it does.
+        """
+        with self.lock:
+            if self.workers:
+                return
+        interrupt = None
+        for task in self.waiting_tasks():
+            if task._begin():
+                lost = RuntimeError(f"{self.name} has no worker for this task, and can't start one")
+                lost.__cause__ = error
+                try:
+                    self.left(task)
+                    task._fail(lost)
+                except BaseException as exc:  # as in `cancel_waiting`
+                    interrupt = exc
+        if interrupt is not None:
+            raise interrupt
 
     # The bound
 

@@ -493,7 +493,7 @@ def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Waiter, timeout: flo
         # Callbacks are called there. In this thread, which `threading` does not know, whoever asks for the current
         # one would have it make a dummy, which stays in its list for ever before Python 3.13.
         threading.Thread(target=scope._time_out, daemon=False).start()
-    except RuntimeError:  # no thread to be had
+    except Exception:  # no thread to be had
         scope._time_out()
 
 
