@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import log_failed, name_of
 from ._stats import ONE
-from ._waiter import Waiter, here, sleep_until
+from ._waiter import Waiter, elsewhere, headroom, here, sleep_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -251,6 +252,7 @@ class Future(concurrent.futures.Future[T]):
         Its place in the backlog is free, those who wait for it are told, and its callbacks have run when this
         returns, in this thread.
         """
+        headroom(1)
         self._queue.leave_entry(self)
         try:
             del self._token[0]
@@ -264,6 +266,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _withdraw(self) -> bool:
         """As `cancel`, for a task that was not accepted in the end. True when it is this call that cancels it."""
+        headroom(1)
         self._queue.leave_entry(self)
         try:
             del self._token[0]
@@ -275,10 +278,15 @@ class Future(concurrent.futures.Future[T]):
         return True
 
     def _finish_cancel(self) -> None:
+        """After `headroom(1)`, which makes sure of this frame."""
         try:
             self._after_cancel()
-        except BaseException:
-            self._after_cancel()  # Ctrl-C: what remains of it has to be done all the same
+        except RecursionError:
+            # There is stack enough for a call in C, and another thread has one of its own.
+            start_new_thread(elsewhere, (self._after_cancel,))
+            raise
+        except BaseException:  # Ctrl-C, or a callback's SystemExit: what remains of it has to be done all the same
+            self._after_cancel()
             raise
 
     def _settled_phase(self) -> str:

@@ -38,6 +38,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -48,8 +49,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._state import name_of
-from ._stats import Counts, PoolCounts, PoolStats
-from ._waiter import Deadline, Waiter, here, sleep_until
+from ._stats import ONE, Counts, PoolCounts, PoolStats
+from ._waiter import Deadline, Waiter, elsewhere, here, sleep_until
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
@@ -146,8 +147,10 @@ class TaskQueue:
             return task
         except BaseException:
             # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now withdrawn or begun.
-            task._withdraw()
-            self.kick()
+            try:
+                self._refuse(task)
+            except RecursionError:  # no stack is left to do so here
+                start_new_thread(elsewhere, (self._refuse, task))
             raise
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
@@ -161,9 +164,13 @@ class TaskQueue:
                 await wait_for_place(self, task, scope)
             self.put(task, scope, bounded=False)
         except BaseException:
-            task._withdraw()
-            self.kick()
+            self._refuse(task)
             raise
+
+    def _refuse(self, task: Future[Any]) -> None:
+        """`task` was not accepted in the end. May be done again."""
+        task._withdraw()
+        self.kick()
 
     def _put_again(self, task: Future[Any]) -> None:
         """A sweep has swapped the deque meanwhile, and may have missed the task. Until it stands in the current one."""
@@ -197,17 +204,17 @@ class TaskQueue:
                 del idle[worker]
             except (IndexError, KeyError):
                 continue  # another thread has been at it
-            worker.release()  # one step with `del`
+            try:
+                worker.release()  # one step with `del`
+            except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
+                idle[worker] = None
+                raise
             return True
         return False
 
     def _wake_all(self) -> None:
         for worker in self.idle.copy():
-            try:
-                del self.idle[worker]
-            except KeyError:
-                continue
-            worker.release()  # one step with `del`
+            worker.rouse()
 
     def _grow(self) -> None:
         """Start a worker."""
@@ -416,7 +423,7 @@ class TaskQueue:
     def free_place(self, task: Future[Any]) -> None:
         """Give back the place that `task` holds."""
         task._placed = False
-        self.places.append(None)  # type: ignore[union-attr]  # one step with `_placed`
+        self.places += ONE  # type: ignore[operator]  # one step with `_placed`, and no call, which needs stack
         if self.submitters:
             self.wake_submitter()
 

@@ -26,7 +26,6 @@ Ctrl-C (or the cancellation of an `async with`) begins the join anew.
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +40,7 @@ from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._state import Binding, Term, find_binding, tell
 from ._view import StateView
-from ._waiter import Waiter, headroom, here, in_seconds, sleep
+from ._waiter import Waiter, elsewhere, headroom, here, in_seconds, sleep
 from ._worker import Request, TearDown, Worker
 
 if TYPE_CHECKING:
@@ -489,12 +488,7 @@ def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Waiter, timeout: flo
     """Until the deadline or the end of the scope, which this does not keep alive."""
     if alarm.wait(timeout) or (scope := ref()) is None:
         return
-    try:
-        # Callbacks are called there. In this thread, which `threading` does not know, whoever asks for the current
-        # one would have it make a dummy, which stays in its list for ever before Python 3.13.
-        threading.Thread(target=scope._time_out, daemon=False).start()
-    except Exception:  # no thread to be had
-        scope._time_out()
+    elsewhere(scope._time_out)  # where callbacks may be called
 
 
 def _mark_of(error: BaseException) -> object:

@@ -31,7 +31,7 @@ class Waiter:
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._lock.acquire()
-        self._token = [None]
+        self._token: list[None] = [None]
 
     def wake(self) -> None:
         """Let the sleeper go on; nothing happens when it has been told already."""
@@ -39,7 +39,11 @@ class Waiter:
             del self._token[0]
         except IndexError:
             return
-        self._lock.release()
+        try:
+            self._lock.release()
+        except RecursionError:  # up to Python 3.11 there is no stack for calls in C then, hence not for `append`
+            self._token += (None,)
+            raise
 
     def is_awake(self) -> bool:
         """Whether `wake` has been called since the last `wait` returned."""
@@ -94,6 +98,18 @@ def sleep_until(condition: Callable[[], bool], waiter: Waiter, timeout: float | 
         if not sleep(waiter, deadline.left()):
             return condition()
     return True
+
+
+def elsewhere(fn: Callable[..., object], *args: Any) -> None:
+    """Call `fn(*args)` in a thread of its own; for `start_new_thread`, which takes no stack of the caller's.
+
+    In the bare thread itself, which `threading` does not know, whoever asks for the current one would have it make a
+    dummy, which stays in its list for ever before Python 3.13.
+    """
+    try:
+        threading.Thread(target=fn, args=args, daemon=False).start()
+    except Exception:  # no thread to be had
+        fn(*args)
 
 
 def headroom(levels: int = 60) -> None:

@@ -595,7 +595,11 @@ class Worker:
             del self.queue.idle[self]
         except KeyError:
             return False
-        self.release()  # one step with `del`
+        try:
+            self.release()  # one step with `del`
+        except RecursionError:  # as in `TaskQueue._wake_idle`
+            self.queue.idle[self] = None
+            raise
         return True
 
     def _answer(self) -> None:
