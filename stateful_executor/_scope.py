@@ -469,8 +469,9 @@ class Scope(Generic[S]):
                     raise group from None
                 return error is not None
             if errors:
-                with suppress(Exception):  # a frozen dataclass takes none
-                    BaseException.add_note(error, f"{counted} of {self!r} failed too")
+                note = f"{counted} of {self!r} failed too"
+                with suppress(BaseException):  # a frozen dataclass takes none
+                    BaseException.add_note(error, note)
             log_lost_errors(failed)
             if interrupted:
                 raise error
