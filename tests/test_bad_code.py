@@ -13,6 +13,7 @@ import gc
 import inspect
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from typing import Any, Self
 
 import pytest
 
-from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _queue, _scope, _worker
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _scope, _worker
 
 Pool = StatefulThreadPoolExecutor[Any]
 Future = concurrent.futures.Future[Any]
@@ -853,9 +854,16 @@ def destructor_of_a_result(trial: Trial) -> None:
         def __del__(self) -> None:
             self.trial.misbehave()
 
+    dropped = threading.Event()
+
+    def make() -> Mortal:
+        assert dropped.wait(PATIENCE)
+        return Mortal(trial)
+
     trial.open()
-    with held(trial.pool):
-        trial.pool.submit(Mortal, trial)  # nobody keeps it
+    trial.pool.submit(make)  # nobody keeps it
+    dropped.set()
+    assert trial.done.wait(PATIENCE)
 
 
 @place
@@ -1020,3 +1028,457 @@ def test_does(where: str, watch: Watch) -> None:
     for what, deed in DEEDS.items():
         if (where, what) not in BLOCKING:
             run(where, what, Trial(watch, None, deed))
+
+
+@pytest.mark.parametrize("where", ["task", "check", "reset", "callback", "finalizer", "initializer", "destructor"])
+def test_drops_the_pool(where: str, watch: Watch) -> None:
+    """The last reference to the pool may go in any user code: what was accepted is run, and states are torn down."""
+    trial = Trial(watch, None, None)
+    holder: list[Pool] = []
+    ready = threading.Event()
+
+    def drop(*_: object) -> None:
+        assert ready.wait(PATIENCE)
+        holder.clear()
+
+    class Mortal:
+        def __del__(self) -> None:
+            drop()
+
+    def make() -> int:
+        if where == "initializer":
+            drop()
+        return trial.make()
+
+    def finalize(state: int) -> None:
+        trial.finalize(state)
+        if where == "finalizer":
+            drop()
+
+    hooks: dict[str, Any] = {where: drop} if where in {"check", "reset"} else {}
+    holder.append(StatefulThreadPoolExecutor(1, initializer=make, finalizer=finalize, policy=StatePolicy(**hooks)))
+    queue = holder[0]._queue
+    first = holder[0].submit(drop if where == "task" else ready.wait, *[PATIENCE][: where != "task"])
+    if where == "callback":
+        first.add_done_callback(drop)
+    futures = [holder[0].with_state().submit(str), holder[0].submit(isinstance, Mortal(), int)]
+    if where == "finalizer":
+        holder[0].with_state().discard_all()
+    ready.set()
+    for future in first, *futures:
+        trial.fine(future)
+    holder.clear()
+    assert queue.join(PATIENCE)
+    assert trial.torn_down == [(thread, thread) for thread in trial.made]
+    assert len(trial.made) in {1, 2}
+    assert not [text for text in watch.texts if "bug" in text]
+
+
+def test_cancels_itself(watch: Watch) -> None:
+    """A task, and its callback, may try to cancel it: it has begun, and ends as ever."""
+    trial = Trial(watch, None, None)
+    trial.open()
+    got: list[bool] = []
+    with held(trial.pool), held(trial.pool):
+        future = trial.pool.submit(lambda: got.append(future.cancel()))
+        future.add_done_callback(lambda ended: got.append(ended.cancel()))
+    assert trial.ended(future) is None
+    trial.finish()
+    assert got == [False, False]
+
+
+@pytest.mark.parametrize("hook", [sys.settrace, sys.setprofile, threading.settrace, threading.setprofile])
+def test_traces(hook: Callable[..., None], watch: Watch) -> None:
+    """A task that sets a tracer, or a profiler, has the library's own steps seen by it, and no more."""
+    trial = Trial(watch, None, None)
+    trial.open(max_workers=1)
+    seen: list[object] = []
+
+    def tracer(*event: object) -> Any:
+        seen.append(event[1])
+        return tracer
+
+    was = sys.gettrace(), sys.getprofile()
+    try:
+        trial.fine(trial.pool.submit(hook, tracer))
+        for fn in int, fail:
+            trial.ended(trial.pool.submit(fn))
+        assert seen or hook in {threading.settrace, threading.setprofile}
+        trial.fine(trial.pool.submit(hook, None))
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
+        sys.settrace(was[0])
+        sys.setprofile(was[1])
+    trial.finish()
+
+
+def test_lowers_the_recursion_limit(watch: Watch) -> None:
+    """A task may leave itself little stack; what it submits and waits for meanwhile is refused, or runs."""
+    trial = Trial(watch, None, None)
+    trial.open(max_workers=1)
+    limit = sys.getrecursionlimit()
+
+    def lower(left: int) -> object:
+        sys.setrecursionlimit(len(inspect.stack(0)) + left)
+        try:
+            return trial.pool.submit(len, "abc").result(PATIENCE)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    refused = 0
+    for left in range(5, 120):
+        error = trial.ended(trial.pool.submit(lower, left))
+        assert error is None or isinstance(error, RecursionError)
+        refused += error is not None
+    assert 0 < refused < 115
+    trial.finish()
+
+
+def test_initializer_that_is_a_coroutine_function(watch: Watch) -> None:
+    """What it returned, a coroutine, is the state: for the finalizer to close."""
+
+    async def make() -> None: ...
+
+    with StatefulThreadPoolExecutor(1, initializer=make, finalizer=lambda state: state.close()) as pool:
+        assert pool.with_state().submit(inspect.iscoroutine).result(PATIENCE)
+    assert watch.texts == []
+
+
+@pytest.mark.parametrize("kind", [Fraction, Decimal, lambda number: 2 if number >= 1 else 0.001])
+def test_numbers(kind: Any, watch: Watch) -> None:
+    """Seconds may be any number, and counts any index, where they are given and where they are used."""
+
+    class Index:
+        def __index__(self) -> int:
+            return 2
+
+    policy = StatePolicy(max_tasks=Index(), max_age=kind(1000))  # type: ignore[var-annotated, arg-type]
+    with StatefulThreadPoolExecutor(  # type: ignore[call-overload]
+        Index(),
+        initializer=int,
+        policy=policy,
+        max_backlog=Index(),
+        submit_timeout=kind(0.001),
+        idle_timeout=kind(0.001),
+    ) as pool:
+        assert [pool.with_state().submit(abs).result(PATIENCE) for _ in range(3)] == [0] * 3
+        until(lambda: not pool._threads)
+        with pytest.raises(TimeoutError), pool.scope(timeout=kind(0.001)) as scope:
+            until(lambda: scope.cancelled)
+        assert pool.submit(len, "abc").result(PATIENCE) == 3
+    assert watch.texts == []
+
+
+# No stack left
+
+
+def at_depth(depth: int, fn: Callable[[], object]) -> object:
+    return at_depth(depth - 1, fn) if depth else fn()
+
+
+STACK_DOORS: dict[str, Callable[[Pool, Any, Future], object]] = {
+    "submit": lambda pool, scope, queued: pool.submit(int),
+    "scope": lambda pool, scope, queued: scope.submit(int),
+    "view": lambda pool, scope, queued: pool.with_state().submit(str),
+    "cancel": lambda pool, scope, queued: queued.cancel(),
+    "cancel the scope": lambda pool, scope, queued: scope.cancel(),
+    "shut down": lambda pool, scope, queued: pool.shutdown(wait=False, cancel_futures=True),
+    "result": lambda pool, scope, queued: queued.result(0),
+    "callback": lambda pool, scope, queued: queued.add_done_callback(int),
+    "open a scope": lambda pool, scope, queued: open_scope(pool),
+}
+
+
+def with_stack_left(left: int, door: str, workers: str, watch: Watch) -> bool:
+    """Whether going through the door with this many levels of stack left raises RecursionError."""
+    trial = Trial(watch, None, None)
+    trial.open(max_workers=1)
+    pool, queue = trial.pool, trial.pool._queue
+    if workers == "idle":
+        pool.submit(int).result(PATIENCE)
+    caught: list[BaseException] = []
+    with contextlib.ExitStack() as ends, contextlib.suppress(BaseExceptionGroup), pool.scope() as scope:
+        if workers == "busy":
+            ends.enter_context(held(pool))
+        queued = scope.submit(int) if workers == "busy" else Future()
+
+        def descend() -> None:
+            depth = sys.getrecursionlimit() - len(inspect.stack(0)) - left
+            try:
+                at_depth(depth, lambda: STACK_DOORS[door](pool, scope, queued))
+            except (RecursionError, TimeoutError) as exc:
+                caught.append(exc)
+
+        thread = threading.Thread(target=descend)
+        thread.start()
+        if door == "open a scope":
+            ends.close()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        ends.close()
+    until(lambda: len(queue.places or ()) + queue.unminted == MAX_BACKLOG)
+    if queue.refusal is not None:
+        pool.shutdown(wait=False)  # in that thread there may have been no stack to wake a worker
+    trial.finish()
+    return any(isinstance(exc, RecursionError) for exc in caught)
+
+
+@pytest.mark.parametrize("workers", ["none", "idle", "busy"])
+@pytest.mark.parametrize("door", STACK_DOORS)
+def test_no_stack_left(door: str, workers: str, watch: Watch) -> None:
+    """A RecursionError at any depth of the library's functions loses no place, no worker and no end of a scope."""
+    raised = [with_stack_left(left, door, workers, watch) for left in range(1, 40)]
+    assert True in raised
+
+
+# Threads that can't be started
+
+
+class Shortage:
+    """Some of the pools' threads don't start: those whose number `fails` says so, counted from 1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException) -> None:
+        self.number = 0
+        self.fails: Callable[[int], bool] = lambda number: True
+        self.first: Callable[[], object] = int  # before the first one fails
+        target, name = {
+            "Thread.start": (threading.Thread, "start"),
+            "Worker.start": (_worker, "start_new_thread"),
+            "new_worker": (_worker, "_new_thread"),
+        }[where]
+        start = getattr(target, name)
+
+        def rationed(*args: Any) -> Any:
+            if where == "Thread.start" and not isinstance(getattr(args[0]._target, "__self__", None), _worker.Worker):
+                return start(*args)
+            self.number += 1
+            if self.fails(self.number):
+                first, self.first = self.first, int
+                first()
+                raise type(error)(*error.args)
+            return start(*args)
+
+        monkeypatch.setattr(target, name, rationed)
+
+
+class Attempts:
+    """Tasks submitted through one of the doors."""
+
+    def __init__(self, pool: Pool, errors: tuple[type[BaseException], ...]) -> None:
+        self.pool = pool
+        self.errors = errors
+        self.accepted: list[Future] = []
+        self.refused = 0
+
+    def attempt(self, submit: Callable[..., Any]) -> None:
+        try:
+            self.accepted.append(submit(len, "abc"))
+        except self.errors:
+            self.refused += 1
+
+    def pool_(self) -> None:
+        for _ in range(12):
+            self.attempt(self.pool.submit)
+
+    def threads(self) -> None:
+        threads = [threading.Thread(target=self.pool_) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    def scope(self) -> None:
+        with self.pool.scope() as scope:
+            for _ in range(12):
+                self.attempt(scope.submit)
+
+    def view(self) -> None:
+        for _ in range(12):
+            self.attempt(lambda fn, text: self.pool.with_state().submit(lambda state: fn(text)))
+
+    def map_(self) -> None:
+        for options in {}, {"buffersize": 1}, {"chunksize": 2}:
+            try:
+                assert list(self.pool.map(len, ["abc"] * 9, **options)) == [3] * 9  # type: ignore[arg-type]
+            except self.errors:
+                self.refused += 1
+
+    def asubmit(self) -> None:
+        async def main() -> None:
+            async def one() -> None:
+                try:
+                    assert await (await self.pool.asubmit(len, "abc")) == 3
+                except self.errors:
+                    self.refused += 1
+
+            await asyncio.gather(*(one() for _ in range(12)))
+
+        asyncio.run(main())
+
+    def task(self) -> None:
+        self.attempt(lambda fn, text: self.pool.submit(lambda: self.pool.submit(fn, text).result(PATIENCE)))
+
+    def broadcast(self) -> None:
+        self.attempt(self.pool.submit)
+        for future in self.pool.broadcast(len, "abc"):
+            assert future.result(PATIENCE) == 3
+
+
+ATTEMPTS = ["pool_", "threads", "scope", "view", "map_", "asubmit", "task", "broadcast"]
+PLANS: dict[str, Callable[[int], bool]] = {
+    "1st": lambda number: number == 1,
+    "1st and 2nd": lambda number: number < 3,
+    "2nd": lambda number: number == 2,
+    "every other": lambda number: number % 2 == 0,
+    "from the 2nd on": lambda number: number > 1,
+    "all": lambda number: True,
+}
+SHORTAGES = [RuntimeError("can't start new thread"), MemoryError(), OSError("no more")]
+
+
+@pytest.mark.parametrize("door", ATTEMPTS)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("where", ["Thread.start", "Worker.start", "new_worker"])
+def test_unstartable_threads(
+    where: str, plan: str, door: str, watch: Watch, monkeypatch: pytest.MonkeyPatch, nervous: None
+) -> None:
+    """Each task is refused or run, at every door; later, when threads can be started, all there may be are."""
+    for error in SHORTAGES:
+        trial = Trial(watch, None, None)
+        trial.open(max_workers=3)
+        pool = trial.pool
+        with monkeypatch.context() as patch:
+            shortage = Shortage(patch, where, error)
+            shortage.fails = PLANS[plan]
+            attempts = Attempts(pool, (type(error),))
+            getattr(attempts, door)()
+            for future in attempts.accepted:
+                # One that relied on a worker whose start failed, as another thread's submit found out.
+                lost = trial.ended(future)
+                assert lost is None or (door == "threads" and isinstance(lost.__cause__, type(error)))
+            assert attempts.refused or not PLANS[plan](1) or where == "Worker.start"
+            if plan in {"2nd", "every other", "from the 2nd on"} and door != "threads":
+                assert attempts.refused == 0
+            if plan == "all" and where != "Worker.start":
+                assert not any(trial.ended(future) is None for future in attempts.accepted)
+                assert trial.made == []
+        everyone = threading.Barrier(3)
+        for future in [pool.submit(everyone.wait, PATIENCE) for _ in range(3)]:
+            assert trial.ended(future) is None
+        trial.finish()
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["starts then", "never starts"])
+@pytest.mark.parametrize("door", ["pool", "scope", "blocked"])
+def test_a_task_that_relies_on_a_worker_that_does_not_start(
+    door: str, again: bool, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the only worker there may be is about to start, another thread submits; then it does not start."""
+    trial = Trial(watch, None, None)
+    trial.open(max_workers=1)
+    others: list[Future] = []
+    ended: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            with trial.pool.scope() if door == "scope" else contextlib.nullcontext(trial.pool) as target:
+                others.extend(target.submit(len, "abc") for _ in range(MAX_BACKLOG - 1 + 2 * (door == "blocked")))
+        except (BaseExceptionGroup, RuntimeError) as exc:
+            ended.append(exc)
+
+    thread = threading.Thread(target=submit)
+
+    def meanwhile() -> None:
+        thread.start()
+        until(lambda: len(others) == MAX_BACKLOG - 1)
+        until(lambda: door != "blocked" or trial.pool._queue.submitters)
+
+    shortage = Shortage(monkeypatch, "Thread.start", RuntimeError("can't start new thread"))
+    shortage.first = meanwhile
+    shortage.fails = (lambda number: number == 1) if again else (lambda number: True)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        trial.pool.submit(int)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    for future in others:
+        error = trial.ended(future)
+        assert error is None if again else isinstance(error, RuntimeError)
+    assert bool(ended) == (not again and door != "pool")
+    shortage.fails = lambda number: False
+    trial.finish()
+
+
+def test_no_thread_after_retirement(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the workers have retired, and none can be started: the submit raises; the next one works."""
+    trial = Trial(watch, None, None)
+    trial.open(idle_timeout=0)
+    for error in SHORTAGES:
+        trial.fine(trial.pool.submit(int))
+        until(lambda: not trial.pool._threads)
+        with monkeypatch.context() as patch:
+            Shortage(patch, "Thread.start", error)
+            with pytest.raises(type(error)):
+                trial.pool.submit(int)
+    trial.finish()
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=repr)
+def test_no_thread_for_a_deadline(error: Exception, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scope that can't keep its deadline is not entered; one whose deadline has come is cancelled in any case."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    trial = Trial(watch, None, None)
+    trial.open()
+    trial.fine(trial.pool.submit(int))
+    with monkeypatch.context() as patch:
+        patch.setattr(_scope, "start_new_thread", fails)
+        with pytest.raises(type(error)), trial.pool.scope(timeout=PATIENCE):
+            pytest.fail("entered")
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError), trial.pool.scope(timeout=0.001) as scope:
+        patch.setattr(threading.Thread, "start", fails)
+        until(lambda: scope.cancelled)
+    trial.finish()
+
+
+FEW_THREADS = """
+import resource, threading
+from stateful_executor import StatefulThreadPoolExecutor
+
+threading.stack_size(1 << 26)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29),) * 2)
+with StatefulThreadPoolExecutor(100, initializer=list, finalizer=list.clear, max_backlog=200) as pool:
+    go_on = threading.Event()
+    futures = [pool.submit(go_on.wait) for _ in range(100)]
+    threads = len(pool._threads)
+    go_on.set()
+    assert all(future.result() for future in futures)
+    assert len(pool._queue.places) == 200
+    stats = pool.stats()
+assert 1 < threads < 20, threads
+print(stats.completed, pool.stats().states_torn_down == pool.stats().states_made)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts address space")
+def test_no_room_for_threads() -> None:
+    """With room for the stacks of a few threads only, those run all tasks."""
+    child = subprocess.run([sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=50, check=False)
+    assert (child.stdout, child.stderr, child.returncode) == ("100 True\n", "", 0)
+
+
+def test_a_thousand_workers(watch: Watch) -> None:
+    """They all run at once, each with its state, and all end."""
+    trial = Trial(watch, None, None)
+    trial.open(max_workers=1000)
+    everyone = threading.Barrier(1000)
+    with trial.pool.scope() as scope:
+        for _ in range(1000):
+            scope.submit(everyone.wait, PATIENCE)
+    assert len(trial.made) == 1000
+    trial.finish()
