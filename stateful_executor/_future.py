@@ -35,7 +35,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ._state import log_failed, name_of
+from ._state import name_of, tell
 from ._stats import ONE
 from ._waiter import Waiter, elsewhere, headroom, here, sleep_until
 
@@ -57,6 +57,7 @@ FINISHED = "FINISHED"
 
 logger = logging.getLogger("concurrent.futures")
 lost_errors = logging.getLogger("stateful_executor")
+LOST = "lost error: task %s failed, and nobody took the error from its future"
 
 making = threading.Lock()  # nothing is called while it is held; made anew in a forked child
 
@@ -467,7 +468,7 @@ class LostError:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.error is not None:
             try:
-                _log_lost(self._name, self.error)
+                lost_errors.error(LOST, self._name, exc_info=self.error)
             except Exception:
                 if not is_finalizing():  # else what this needs may be gone already
                     raise
@@ -477,14 +478,7 @@ def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:
     """Log the errors of `tasks`, which nobody has taken, nor will."""
     for task in tasks:
         if task._exception is not None:
-            try:
-                _log_lost(task._name, task._exception)
-            except Exception as exc:  # a handler's: it is not to take the place of the error of a scope's body
-                log_failed(exc)
-
-
-def _log_lost(name: str, error: BaseException) -> None:
-    lost_errors.error("lost error: task %s failed, and nobody took the error from its future", name, exc_info=error)
+            tell(lost_errors.error, LOST, task._name, exc_info=task._exception)
 
 
 def wrap_future(task: Future[T]) -> asyncio.Future[T]:

@@ -296,6 +296,7 @@ class TaskQueue:
                 lost = RuntimeError(f"{self.name} has no worker for this task, and can't start one")
                 lost.__cause__ = error
                 try:
+                    self.leave_entry(task)
                     self.left(task)
                     task._fail(lost)
                 except BaseException as exc:  # as in `cancel_waiting`

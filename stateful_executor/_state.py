@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._policy import StatePolicy
 from ._stats import Counts
+from ._waiter import here
 from .errors import InitializerError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def name_of(fn: object) -> str:
     try:
         fn = _unwrapped(fn)
         return str(fn.__qualname__)  # type: ignore[attr-defined]
-    except BaseException:  # anything with a __getattr__ of its own; also SystemExit: the worker has a task to end
+    except BaseException as exc:  # anything with a __getattr__ of its own; also SystemExit: there is a task to end
+        _raise_interrupt(exc)
         return _name_of_type(type(fn))
 
 
@@ -39,7 +41,8 @@ def described(error: BaseException | None) -> str:
     """`repr(error)`, or what stands for it when that raises."""
     try:
         return repr(error)
-    except BaseException:
+    except BaseException as exc:
+        _raise_interrupt(exc)
         return f"<{_name_of_type(type(error))}, whose repr raises>"
 
 
@@ -48,13 +51,15 @@ def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseExcep
     try:
         log(text, *args, exc_info=exc_info, stacklevel=2)
     except BaseException as exc:
-        log_failed(exc)
+        _raise_interrupt(exc)
+        with suppress(Exception):
+            threading.excepthook(threading.ExceptHookArgs((type(exc), exc, exc.__traceback__, None)))
 
 
-def log_failed(error: BaseException) -> None:
-    """Say elsewhere what kept the log from saying something."""
-    with suppress(BaseException):
-        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
+def _raise_interrupt(error: BaseException) -> None:
+    """Ctrl-C is no user code's doing; in a worker, to which it does not come, KeyboardInterrupt is."""
+    if isinstance(error, KeyboardInterrupt) and here.worker is None:
+        raise error
 
 
 def _unwrapped(fn: object) -> object:
