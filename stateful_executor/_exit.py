@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _future
+from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from ._queue import TaskQueue
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 _queues: dict[weakref.ref[TaskQueue], None] = {}
 _forget = _queues.pop
 _exiting = False
+
+# A subinterpreter is sent no signals, and the process aborts when one ends that has a thread which `threading` does not
+# know. Python 3.11 can't tell; there a subinterpreter does not outlive even the standard library's executor.
+in_subinterpreter: bool = not getattr(_thread, "_is_main_interpreter", lambda: True)()
+
+# What threads for the timeouts of scopes sleep on in a subinterpreter, an ordered set. Guarded by its own lock.
+_alarms: dict[Waiter, None] = {}
 
 
 def _too_late() -> RuntimeError:
@@ -30,6 +39,28 @@ def register(queue: TaskQueue) -> None:
     _queues[weakref.ref(queue, _forget)] = None  # as the callback is C code, no Ctrl-C is raised, and lost, in it
     if _exiting:
         queue.refuse(_too_late)
+
+
+def start_thread(fn: Callable[..., object], args: tuple[Any, ...], alarm: Waiter) -> None:
+    """Have a thread call `fn(*args)`, which soon returns when `alarm` is woken, and does not hold up the exit."""
+    if not in_subinterpreter:
+        _thread.start_new_thread(fn, args)
+        return
+
+    def run() -> None:
+        try:
+            fn(*args)
+        finally:
+            _alarms.pop(alarm, None)
+
+    _alarms[alarm] = None  # before the look at `_exiting`: `_finish_all` writes that, then looks here
+    if _exiting:
+        alarm.wake()
+    try:
+        threading.Thread(target=run, daemon=False).start()
+    except BaseException:
+        _alarms.pop(alarm, None)
+        raise
 
 
 def _alive() -> list[TaskQueue]:
@@ -66,6 +97,8 @@ def _finish(queues: list[TaskQueue], cancel: bool) -> None:
     while queues:
         queues[-1].join()
         del queues[-1]
+    for alarm in _alarms.copy():  # no task is left that could be late
+        alarm.wake()
 
 
 def _forked() -> None:

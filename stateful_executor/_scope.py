@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import logging
 import weakref
-from _thread import start_new_thread
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, o
 
 from typing_extensions import TypeVar
 
+from ._exit import start_thread
 from ._future import Future, log_lost_errors, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
@@ -379,7 +379,7 @@ class Scope(Generic[S]):
         try:
             if self._timeout:
                 self._alarm = Waiter()
-                start_new_thread(_wait_for_deadline, (weakref.ref(self), self._alarm, self._timeout))
+                start_thread(_wait_for_deadline, (weakref.ref(self), self._alarm, self._timeout), self._alarm)
         except BaseException:
             self._closed = True
             self._end_alarm()

@@ -12,6 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ._exit import in_subinterpreter
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, described, name_of, tell
 from ._stats import Counts
@@ -158,7 +159,7 @@ class Worker:
         thread never gets past its start, nor the interpreter past its exit. Since signals are for the main thread,
         another one does it for that.
         """
-        if threading.current_thread() is not threading.main_thread():
+        if in_subinterpreter or threading.current_thread() is not threading.main_thread():
             self.thread.start()
             return
         errors: list[BaseException] = []
