@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable, Generator
@@ -167,7 +168,7 @@ def find_binding(
 class State:
     """What an initializer made, and how it ends."""
 
-    __slots__ = ("_binding", "_era", "_generator", "_started", "_usable", "discarded", "tasks", "value")
+    __slots__ = ("_binding", "_era", "_generator", "_process", "_started", "_usable", "discarded", "tasks", "value")
 
     def __init__(
         self, value: Any, binding: Binding, generator: Generator[Any, None, Any] | None, era: object, started: float
@@ -175,6 +176,7 @@ class State:
         self.value: Any = value
         self._binding = binding
         self._generator = generator
+        self._process: int = os.getpid()
         self._era: object = era
         self._started: float = started
         self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
@@ -191,6 +193,8 @@ class State:
 
     def tear_down(self, counts: Counts) -> None:
         """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope."""
+        if self._is_parents():
+            return
         binding = self._binding
         counts.torn_down += 1
         try:
@@ -204,7 +208,15 @@ class State:
             if binding.term is not None:
                 binding.term.errors.append(exc)
         finally:
-            self.value = self._generator = None
+            if not self._is_parents():  # a teardown may fork as well
+                self.value = self._generator = None
+
+    def _is_parents(self) -> bool:
+        """Whether a task, or another call of the user's, has forked, and this is the child, where that went on."""
+        if self._process == os.getpid():
+            return False
+        _inherited.append(self)
+        return True
 
     def _finish_generator(self, generator: Generator[Any, None, Any]) -> None:
         try:
@@ -213,6 +225,10 @@ class State:
             return
         generator.close()
         raise RuntimeError(f"the generator {self._binding.name} yielded a second time")
+
+
+# The parent's, in a forked child. Kept for ever, so that none is collected, and thereby closed, there.
+_inherited: list[State] = []
 
 
 class Slot:
