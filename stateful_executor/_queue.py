@@ -35,6 +35,7 @@ the steps marked "one step" below, so each is done or not done.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -521,6 +522,8 @@ class TaskQueue:
 
     def join(self, timeout: float | None = None) -> bool:
         """After `refuse`: wait until every worker has ended; False when `timeout` seconds passed before."""
+        if sys.is_finalizing():
+            return True  # they all have; and a daemon thread that was stopped for good may have had the lock
         deadline = Deadline(timeout)
         with self.lock:  # whoever looked at `refusal` too early to see it has entered its worker by now
             workers = [*self.workers, *self.retired]
