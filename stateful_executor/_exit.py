@@ -42,7 +42,12 @@ def register(queue: TaskQueue) -> None:
 
 
 def start_thread(fn: Callable[..., object], args: tuple[Any, ...], alarm: Waiter) -> None:
-    """Have a thread call `fn(*args)`, which soon returns when `alarm` is woken, and does not hold up the exit."""
+    """Have a thread call `fn(*args)`, which returns when `alarm` is woken, and does not hold up the exit.
+
+    When the interpreter exits, no task is accepted that could be late, and Python 3.12 would start no thread.
+    """
+    if _exiting:
+        return
     if not in_subinterpreter:
         _thread.start_new_thread(fn, args)
         return
