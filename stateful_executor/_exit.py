@@ -46,10 +46,9 @@ def start_thread(fn: Callable[..., object], args: tuple[Any, ...], alarm: Waiter
 
     When the interpreter exits, no task is accepted that could be late, and Python 3.12 would start no thread.
     """
-    if _exiting:
-        return
     if not in_subinterpreter:
-        _thread.start_new_thread(fn, args)
+        if not _exiting:
+            _thread.start_new_thread(fn, args)
         return
 
     def run() -> None:
@@ -58,14 +57,14 @@ def start_thread(fn: Callable[..., object], args: tuple[Any, ...], alarm: Waiter
         finally:
             _alarms.pop(alarm, None)
 
+    thread = threading.Thread(target=run, daemon=False)
     _alarms[alarm] = None  # before the look at `_exiting`: `_finish_all` writes that, then looks here
-    if _exiting:
-        alarm.wake()
     try:
-        threading.Thread(target=run, daemon=False).start()
-    except BaseException:
-        _alarms.pop(alarm, None)
-        raise
+        if not _exiting:
+            thread.start()
+    finally:
+        if not thread.is_alive():
+            _alarms.pop(alarm, None)
 
 
 def _alive() -> list[TaskQueue]:
