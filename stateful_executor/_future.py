@@ -189,6 +189,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _await(self, timeout: float | None) -> None:
         """Return when the task has finished; raise when it was cancelled, or not in time."""
+        error = None
         try:
             if not self.done():
                 self._wait(timeout)
@@ -197,7 +198,7 @@ class Future(concurrent.futures.Future[T]):
                 error._scope_mark = self._refusal  # type: ignore[attr-defined]
                 raise error
         finally:
-            self = None  # type: ignore[assignment]
+            self = error = None  # type: ignore[assignment]  # as in `result`
 
     def _wait(self, timeout: float | None) -> None:
         queue = self._queue
@@ -365,8 +366,11 @@ class Future(concurrent.futures.Future[T]):
                 self._call_back(callback)
             except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are called all the same
                 interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            interrupt = None  # no cycle from it by its traceback to this frame
 
     def _call_back(self, callback: list[Callable[[Future[T]], object]]) -> None:
         try:

@@ -86,10 +86,11 @@ class AsTheyFinish:
         """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""
         while True:
             while self._arrived:
-                part = self._pending.pop(self._arrived.popleft(), None)
-                if part is not None:  # as it is the second time
+                arrival = self._arrived.popleft()
+                if arrival in self._pending:  # as it is not the second time
                     self._forget_begun()
-                    return part
+                    # Without a name: an error of a task run here refers to this frame, its caller's, by its traceback.
+                    return self._pending.pop(arrival)
             if self._help(deadline):
                 continue
             self._look_for_fork()

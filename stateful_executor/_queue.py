@@ -511,8 +511,11 @@ class TaskQueue:
                 task.cancel()
             except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
                 interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            interrupt = None  # no cycle from it by its traceback to this frame
 
     def backlog(self) -> int:
         """The number of tasks that have not begun."""

@@ -280,8 +280,11 @@ class Scope(Generic[S]):
                     BaseException
                 ) as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
                     interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        try:
+            if interrupt is not None:
+                raise interrupt
+        finally:
+            interrupt = None  # no cycle from it by its traceback to this frame
 
     def _time_out(self) -> None:
         """At the deadline, in a thread of its own."""

@@ -102,13 +102,12 @@ class StateView(Generic[S]):
         The function raises `RuntimeError` outside of the pool's workers, and when the view's scope has ended;
         `InitializerError` when the state can't be made.
         """
+        name = name_of(fn)
 
-        def bound(*args: P.args, **kwargs: P.kwargs) -> T:
-            return cast(
-                "T", self._worker(f"{bound.__qualname__} is bound to").call_bound(self._binding, fn, args, kwargs)
-            )
+        def bound(*args: P.args, **kwargs: P.kwargs) -> T:  # which must not refer to itself: that would be a cycle
+            return cast("T", self._worker(f"{name} is bound to").call_bound(self._binding, fn, args, kwargs))
 
-        bound.__name__ = bound.__qualname__ = name_of(fn)
+        bound.__name__ = bound.__qualname__ = name
         bound.__doc__ = getattr(fn, "__doc__", None)
         return bound
 

@@ -228,10 +228,15 @@ class Worker:
             if error is not None:
                 self._break(error, self.queue.breakage)
             return False
-        return error is None or self._start_again(error)
+        failures = [] if error is None else [error]
+        error = breakage = None  # this frame may last for long
+        return not failures or self._start_again(failures)
 
-    def _start_again(self, error: InitializerError | None) -> bool:
-        """Fail one task with `error`; for the next one try again, until the state is made. False when it is to end."""
+    def _start_again(self, failures: list[InitializerError]) -> bool:
+        """Fail one task with what is in `failures`; for the next one try again, until the state is made.
+
+        False when this worker is to end. Keeps no error that it has given to a task.
+        """
         queue = self.queue
         while True:
             self._answer()
@@ -240,27 +245,30 @@ class Worker:
                     return False
                 continue
             # The task stays in the queue meanwhile: others may cancel it, or begin it.
-            error = error or self._make_own_state()
-            if error is None:
+            failures = failures or self._failures_to_start()
+            if not failures:
                 return True
-            if self._fail_next(error):
-                error = None
+            self._fail_next(failures)
 
-    def _fail_next(self, error: InitializerError) -> bool:
-        """Give `error` to the next task. False when there is none any more."""
+    def _failures_to_start(self) -> list[InitializerError]:
+        error = self._make_own_state()
+        return [] if error is None else [error]
+
+    def _fail_next(self, failures: list[InitializerError]) -> None:
+        """Give the error in `failures` to the next task, if there is one yet."""
         queue = self.queue
         while True:
             try:
                 task = self.broadcasts.popleft() if self.broadcasts else queue.front.popleft()
             except IndexError:
                 if not queue.advance():
-                    return False
+                    return
                 continue
             if task._begin():
                 if task._placed:
                     queue.free_place(task)
-                self._fail(task, error)
-                return True
+                self._fail(task, failures.pop())
+                return
             if task._only is None:
                 queue.one_less_gone()
 
