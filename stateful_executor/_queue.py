@@ -92,7 +92,9 @@ class TaskQueue:
 
         self.tasks: deque[Future[Any]] = deque()
         self.front: deque[Future[Any]] = self.tasks
-        self.gone: list[None] = []  # as many as the deques have entries whose task was cancelled or run in place
+        # As many as the deques have entries whose task was cancelled or run in place; now and then one too many, when a
+        # worker met the entry before the canceller counted it. A sweep sets that right.
+        self.gone: list[None] = []
         self.broom: list[None] = [None]  # taken out by who sweeps them away
 
         self.idle: dict[Worker, None] = {}

@@ -739,7 +739,7 @@ def finish_by_hand(pool: Pool) -> None:
 def test_nothing_grows(operation: str) -> None:
     """However often: the containers of the pool stay as they are, and so does the memory taken."""
     do, share = OPERATIONS[operation]
-    rounds = 50_000 if STRESS else 300 if GIL else 1_500
+    rounds = 125_000 if STRESS else 300 if GIL else 1_500
     warm_up, more = max(int(rounds * share / 5), 3), max(int(rounds * share * 4 / 5), 12)
     allowed = (4_000 if GIL else 16_000) + more  # a list that has been longer once keeps some space
     if operation in TALLIED:
