@@ -394,8 +394,16 @@ else:
 
 def run(code, own):
     # In a new interpreter, and end that.
-    identifier = create(own)
     code = f"import sys; sys.path[:0] = {sys.path!r}\\n" + PRELUDE_THERE + code
+    if own and sys.version_info >= (3, 14):
+        from concurrent.interpreters import create as create_publicly
+
+        interpreter = create_publicly()
+        interpreter.exec(code)
+        interpreter.close()
+        os.write(1, b"destroyed\\n")
+        return
+    identifier = create(own)
     try:
         if (error := interpreters.run_string(identifier, code)) is not None:
             print(error)
