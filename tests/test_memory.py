@@ -3,7 +3,6 @@
 The rounds are few by default; with `STRESS=1` in the environment they are as many as a soak's.
 """
 
-import _thread
 import asyncio
 import concurrent.futures
 import contextlib
@@ -772,7 +771,6 @@ def repeat(pool: Pool, do: Callable[[Pool], Any], times: int) -> tuple[dict[str,
         with Blocked(pool):
             pass  # the entry of what was cancelled last has been taken
         until(lambda: len(pool._queue.idle) == len(pool._queue.workers) and not pool._queue.tasks)
-    until(lambda: _thread._count() < threading.active_count())  # those that sleep for deadlines are not of `threading`
     gc.collect()
     return sizes(pool), tracemalloc.get_traced_memory()[0]
 
