@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from test_exit import DOOR_NAMES, DOORS, PRELUDE, needs_fork, run, run_forks, run_well
+from test_exit import DOOR_NAMES, DOORS, FORKS, PRELUDE, needs_fork, run, run_forks, run_well
 
 needs_spawn = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="no posix_spawn")
 
@@ -350,7 +350,7 @@ def test_a_multiprocessing_child_meets_the_pool_of_its_parent() -> None:
 @pytest.mark.parametrize("ending", ["pass", "shutdown"])
 def test_beside_a_process_pool(method: str, ending: str) -> None:
     """Tasks that wait for a `ProcessPoolExecutor`, and callbacks of its that submit here; also while exiting."""
-    lines = run_forks(f"""
+    script = f"""
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
@@ -369,7 +369,10 @@ def test_beside_a_process_pool(method: str, ending: str) -> None:
         if {ending!r} == "shutdown":
             ours.shutdown()
             theirs.shutdown()
-    """)
+    """
+    # CPython 3.12.1's own hook for process pools may find a pipe closed at exit, and say so on stderr.
+    code, lines, _ = run(script, PRELUDE + FORKS, "-W", "ignore::DeprecationWarning")
+    assert code == 0
     assert lines[0] == "1 2"
     assert sorted(line for line in lines[1:] if "torn" not in line) == ["4 4 4", "passed on 3"]
     assert {line for line in lines if "torn" in line} == {"torn down in its thread"}
