@@ -49,6 +49,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ._exit import in_subinterpreter
 from ._state import name_of
 from ._stats import ONE, Counts, PoolCounts, PoolStats
 from ._waiter import Deadline, Waiter, elsewhere, here, sleep_until
@@ -220,7 +221,43 @@ class TaskQueue:
             worker.rouse()
 
     def _grow(self) -> None:
-        """Start a worker."""
+        """Start a worker; raise when none can be started and there is none.
+
+        Signals are for the main thread, so another one does it for that: what Ctrl-C leaves half done would have to be
+        undone, and that can be interrupted as well. (`Thread.start` alone waits for the new thread on an `Event`, which
+        Ctrl-C can leave locked, and then the new thread never gets past its start, nor the interpreter past its exit.)
+        """
+        if in_subinterpreter or threading.get_ident() != threading.main_thread().ident:
+            self._start_worker()
+            return
+        errors: list[BaseException] = []
+        # A collection that starts in the middle of what this thread does with the lock may have led here.
+        waiter = None if self.lock._is_owned() else Waiter()  # type: ignore[attr-defined]  # `Condition` uses it, too
+        try:
+            start_new_thread(self._start_worker_for, (errors, waiter))
+        except Exception:
+            if not self._has_live_workers():
+                raise
+            return
+        if waiter is not None:
+            waiter.wait()
+            if errors:
+                raise errors.pop()
+
+    def _start_worker_for(self, errors: list[BaseException], waiter: Waiter | None) -> None:
+        """In a thread of its own."""
+        try:
+            self._start_worker()
+        except BaseException as exc:
+            if waiter is not None:
+                errors.append(exc)
+            elif isinstance(exc, Exception):
+                self._give_up(exc)
+        finally:
+            if waiter is not None:
+                waiter.wake()
+
+    def _start_worker(self) -> None:
         worker = None
         try:
             worker = self.new_worker()
@@ -238,9 +275,12 @@ class TaskQueue:
                     raise  # it was born all the same
                 self.leave(worker)
                 worker.drop_broadcasts()
-            if not isinstance(exc, Exception) or not any(w.thread.is_alive() for w in list(self.workers)):
+            if not isinstance(exc, Exception) or not self._has_live_workers():
                 raise
             # No more threads to be had, or no memory for one: those that are there will do.
+
+    def _has_live_workers(self) -> bool:
+        return any(worker.thread.is_alive() for worker in list(self.workers))
 
     def leave(self, worker: Worker) -> None:
         """`worker` is none of the pool's any more."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._exit import in_subinterpreter
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, described, name_of, tell
 from ._stats import Counts
@@ -153,29 +152,8 @@ class Worker:
             waiter.wake()
 
     def start(self) -> None:
-        """Start the thread, or raise. Interrupted, it may start yet: see `disown`.
-
-        `Thread.start` waits for the new thread on an `Event`. Ctrl-C in there can leave the event locked, and then the
-        thread never gets past its start, nor the interpreter past its exit. Since signals are for the main thread,
-        another one does it for that.
-        """
-        if in_subinterpreter or threading.current_thread() is not threading.main_thread():
-            self.thread.start()
-            return
-        errors: list[BaseException] = []
-        waiter = Waiter()
-        start_new_thread(self._start_thread, (errors, waiter))
-        waiter.wait()
-        if errors:
-            raise errors.pop()
-
-    def _start_thread(self, errors: list[BaseException], waiter: Waiter) -> None:
-        try:
-            self.thread.start()
-        except BaseException as exc:
-            errors.append(exc)
-        finally:
-            waiter.wake()
+        """Start the thread, or raise; it may have started all the same, see `disown`."""
+        self.thread.start()
 
     def _live(self) -> None:
         try:

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import pytest
 
-from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _scope, _worker
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _exit, _queue, _worker
 
 Pool = StatefulThreadPoolExecutor[Any]
 Future = concurrent.futures.Future[Any]
@@ -815,7 +815,7 @@ def log_handler(trial: Trial) -> None:
     with held(trial.pool) as future:
         future.add_done_callback(fail)
         future.add_done_callback(raising(Exit()))
-    with contextlib.suppress(KeyError, RuntimeError), trial.pool.scope() as scope:
+    with contextlib.suppress(KeyError, RuntimeError, KeyboardInterrupt), trial.pool.scope() as scope:
         scope.with_state(list, finalizer=fail).submit(len)
         assert isinstance(trial.ended(scope.submit(fail)), Failure)
         scope.submit(fail)
@@ -1244,7 +1244,7 @@ class Shortage:
         self.first: Callable[[], object] = int  # before the first one fails
         target, name = {
             "Thread.start": (threading.Thread, "start"),
-            "Worker.start": (_worker, "start_new_thread"),
+            "Worker.start": (_queue, "start_new_thread"),
             "new_worker": (_worker, "_new_thread"),
         }[where]
         start = getattr(target, name)
@@ -1435,7 +1435,7 @@ def test_no_thread_for_a_deadline(error: Exception, watch: Watch, monkeypatch: p
     trial.open()
     trial.fine(trial.pool.submit(int))
     with monkeypatch.context() as patch:
-        patch.setattr(_scope, "start_new_thread", fails)
+        patch.setattr(_exit._thread, "start_new_thread", fails)
         with pytest.raises(type(error)), trial.pool.scope(timeout=PATIENCE):
             pytest.fail("entered")
     with monkeypatch.context() as patch, pytest.raises(TimeoutError), trial.pool.scope(timeout=0.001) as scope:

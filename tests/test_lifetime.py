@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, _worker
+from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, _queue
 
 Pool = StatefulThreadPoolExecutor[Any]
 PATIENCE = 20  # seconds, for what happens at once unless something is broken
@@ -676,7 +676,7 @@ class Shortage:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         self.left = 0
-        target, name = {"Thread.start": (threading.Thread, "start"), "at once": (_worker, "start_new_thread")}[where]
+        target, name = {"Thread.start": (threading.Thread, "start"), "at once": (_queue, "start_new_thread")}[where]
         start = getattr(target, name)
 
         def rationed(*args: Any) -> Any:
