@@ -6,10 +6,11 @@ The point between the end of a `with` body and the first instruction of `__exit_
 from __future__ import annotations
 
 import gc
+import re
 import time
 from _thread import _count, allocate_lock, start_new_thread
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError, as_completed, wait
 from contextlib import suppress
 from itertools import product
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from interrupts import Interrupt
 
-from stateful_executor import Scope, StatefulThreadPoolExecutor
+from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
 
@@ -28,6 +29,7 @@ class Run:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.scope: Scope | None = None
+        self.inner: Scope | None = None
         self.futures: list[Future[object]] = []
         self.threads = _count()
         self.go_on = allocate_lock()  # not an Event, which is Python code that could be interrupted itself
@@ -35,7 +37,7 @@ class Run:
 
     def hold(self) -> None:
         """A task that ends when `go_on` is released, or after a while where Ctrl-C came before that."""
-        if self.go_on.acquire(timeout=0.2):
+        if self.go_on.acquire(timeout=0.05):
             self.go_on.release()
 
     def hold_in_scope(self) -> None:
@@ -163,14 +165,123 @@ def retiring(run: Run) -> None:
             run.futures[-1].result()
 
 
+def waiting(run: Run) -> None:
+    """Wait for a task that has not ended, without and with a timeout."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    with suppress(TimeoutError):
+        run.futures[0].exception(0.001)
+    run.futures[0].result()
+    run.futures.append(run.pool.submit(run.hold))
+    wait(run.futures, 5)
+    for future in as_completed(run.futures, 5):
+        future.result()
+
+
+def scope_end_waits(run: Run) -> None:
+    """The end of a scope, of one inside, and of its states, while a task runs."""
+    with run.pool.scope() as run.scope:
+        view = run.scope.with_state(list)
+        run.futures.append(view.submit(lambda _: run.hold()))
+        with run.pool.scope() as inner:
+            run.inner = inner
+            run.futures.append(inner.submit(pow, 2, 3))
+            start_new_thread(_release_soon, (run.go_on,))
+
+
+def shut_down(run: Run) -> None:
+    """Shut down while tasks run and wait, in each mode."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    run.pool.shutdown(wait=False)
+    with suppress(TimeoutError):
+        run.pool.shutdown(timeout=0.001)
+    run.pool.shutdown(cancel_futures=True)
+    with suppress(RuntimeError):
+        run.pool.submit(int)
+
+
+def left(run: Run) -> None:
+    """Leave a `with` block of the pool while a task runs."""
+    with run.pool:
+        run.futures.append(run.pool.submit(run.hold))
+        start_new_thread(_release_soon, (run.go_on,))
+
+
+def views(run: Run) -> None:
+    """Views with a policy, bound functions, and replaced states."""
+    policy = StatePolicy(max_tasks=1, reset=list.clear)
+    view = run.pool.with_state(list, policy=policy)
+    run.futures.append(view.submit(len))
+    run.futures.append(run.pool.submit(view.bind(len)))
+    view.discard_all()
+    list(view.map(lambda state, n: n, range(2)))
+
+
+def full(run: Run) -> None:
+    """A bounded pool's submit gives up."""
+    run.pool._queue.submit_timeout = 0.001
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    for n in range(3):
+        with suppress(BacklogFull):
+            run.futures.append(run.pool.submit(pow, 2, n))
+
+
+def closing(run: Run) -> None:
+    """Close maps midway."""
+    for door in (run.pool.map, run.pool.map_unordered):
+        results = door(pow, range(4), range(4), buffersize=2)
+        next(results)
+        results.close()  # type: ignore[attr-defined]  # a generator
+
+
+def by_hand(run: Run) -> None:
+    """Callbacks, and tasks finished by hand while the worker is held."""
+    run.futures.append(run.pool.submit(run.hold))
+    future = run.pool.submit(pow, 2, 3)
+    run.futures.append(future)
+    future.add_done_callback(Future.done)
+    with suppress(InvalidStateError):
+        future.set_result(8)
+    run.go_on.release()
+
+
+def making(run: Run) -> None:
+    """Make pools, use one, and drop them."""
+    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True}):
+        pool: Pool = StatefulThreadPoolExecutor(1, **options)  # type: ignore[call-overload]
+        run.futures.append(pool.submit(pow, 2, 3))
+        repr(pool)
+        del pool
+
+
+def breaking(run: Run) -> None:
+    """Submit while the initializer fails."""
+    pool: Pool = StatefulThreadPoolExecutor(1, initializer=_fail)
+    with pool, suppress(RuntimeError):
+        for _ in range(3):
+            run.futures.append(pool.submit(int))
+
+
+def _fail() -> None:
+    raise LookupError
+
+
+def _in_window(where: str) -> bool:
+    """Whether Ctrl-C came at the entry of a scope's `__exit__`."""
+    return re.search(r"_scope.py:\d+ __exit__ \w*RESUME", where) is not None
+
+
 def check(run: Run, where: str) -> None:
     """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
-    if run.scope is not None and "__exit__ RESUME" not in where:
+    if run.scope is not None and not _in_window(where):
         assert not run.scope._pending, "a task of the scope is left"
         assert not run.scope._submitters, "somebody seems to wait in the scope"
         assert all(future.done() for future in run.futures)
-    for n in range(3):
-        assert run.pool.submit(pow, 2, n).result(5) == 2**n
+    if run.pool._queue.refusal is None:
+        for n in range(3):
+            assert run.pool.submit(pow, 2, n).result(5) == 2**n
     for future in run.futures:
         with suppress(Exception):
             future.exception(5)
@@ -183,7 +294,7 @@ def check(run: Run, where: str) -> None:
     assert all(index >= 0 for index in queue.vacant), "a worker that was never numbered gave its number back"
     give_up = time.monotonic() + 20
     # Also those for a timeout, which `threading` does not list. A function in Python returns without a look at signals.
-    while _count() > run.threads and "__enter__ POP_TOP" not in where:
+    while _count() > run.threads:
         assert time.monotonic() < give_up, "a thread is left"
         time.sleep(0)
     if queue.places is not None:
@@ -194,33 +305,68 @@ EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
 TWICE = (unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting)
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize(
-    ("scenario", "workers", "max_backlog"),
-    [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))],
+EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
+TWICE = (
+    *(unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
+    *(waiting, scope_end_waits, shut_down, left, views, full, closing, by_hand, making, breaking),
 )
-def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> None:
-    """Run the scenario once for each point, with Ctrl-C there."""
-    at, where = 0, "warming up"
+MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
+CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))]
+
+
+def _once(scenario: Callable[[Run], None], workers: int, max_backlog: int | None, interrupt: Interrupt) -> None:
+    """One run of the scenario with an interrupt, and the check of what it leaves."""
+    gc.collect()  # the last pool is not to be collected, with Ctrl-C in a weakref's callback, where Python drops it
+    own: dict[str, Any] = {"initializer": list} if scenario is broadcasting else {}
+    own |= {"idle_timeout": 0} if scenario is retiring else {}
+    run = Run(StatefulThreadPoolExecutor(workers, max_backlog=max_backlog, **own))
+    with suppress(KeyboardInterrupt), interrupt:
+        scenario(run)
+    try:
+        check(run, " ".join(interrupt.where))
+    except BaseException as exc:
+        exc.add_note(f"interrupted at {interrupt.where}, numbers {interrupt.next}")
+        raise
+
+
+def every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> list[int]:
+    """Run the scenario once for each point, with Ctrl-C there; the numbers of the points."""
+    points: list[int] = []
     gc.collect()
     gc.freeze()  # so that the collections below are short
-    while where:
-        run = None
-        gc.collect()  # the last pool is not to be collected, with Ctrl-C in a weakref's callback, where Python drops it
-        own: dict[str, Any] = {"initializer": list} if scenario is broadcasting else {}
-        own |= {"idle_timeout": 0} if scenario is retiring else {}
-        run = Run(StatefulThreadPoolExecutor(workers, max_backlog=max_backlog, **own))
+    at = 1
+    while at:
         interrupt = Interrupt(at)
-        with suppress(KeyboardInterrupt), interrupt:
-            scenario(run)
-        where = interrupt.where or ("warmed up" if at == 0 else "")
-        at += 1
-        if "PUSH_EXC_INFO" in where:  # CPython looks at signals after calls that return, not after those that raise
-            run.pool.shutdown(timeout=5)
+        _once(scenario, workers, max_backlog, interrupt)
+        if interrupt.fresh:
             continue
-        try:
-            check(run, where)
-        except BaseException as exc:
-            exc.add_note(f"interrupted at point {at - 1}: {where}")
-            raise
-    assert at > 12  # points at the least
+        if interrupt.prodded and "_waiter.py" in " ".join(interrupt.where):  # then sleep through it, too
+            _once(scenario, workers, max_backlog, Interrupt(at, prod=False))
+        if interrupt.where:
+            points.append(at)
+        at = interrupt.next[0]
+    return points
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("scenario", "workers", "max_backlog"), CASES)
+def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> None:
+    """Ctrl-C at each point in turn: the scope is joined, nothing is lost, nobody sleeps, shutdown ends."""
+    assert len(every_point(scenario, workers, max_backlog)) > 12
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("scenario", MAIN)
+def test_twice(scenario: Callable[[Run], None]) -> None:
+    """A second Ctrl-C soon after the first, which meets what cleans up after that one."""
+    for at in every_point(scenario, 1, 1):
+        again = 1
+        while 0 < again < 400:
+            interrupt = Interrupt(at, again)
+            _once(scenario, 1, 1, interrupt)
+            again = interrupt.next[1] and again * 4 + at % 3
+
+
+if __name__ == "__main__":  # how many points there are
+    for case in CASES:
+        print(case[0].__name__, *case[1:], len(every_point(*case)), flush=True)
