@@ -263,7 +263,11 @@ class Future(concurrent.futures.Future[T]):
         except IndexError:
             self._queue.entry_stays(self)
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
-        self._finish_cancel()
+        try:
+            self._after_cancel()
+        except BaseException as exc:  # Ctrl-C, be it at the entry of that, or a callback's SystemExit
+            self._finish_cancel(exc)
+            raise
         return True
 
     def _withdraw(self) -> bool:
@@ -276,20 +280,20 @@ class Future(concurrent.futures.Future[T]):
         except IndexError:
             self._queue.entry_stays(self)
             return False
-        self._finish_cancel()
-        return True
-
-    def _finish_cancel(self) -> None:
-        """After `headroom(1)`, which makes sure of this frame."""
         try:
             self._after_cancel()
-        except RecursionError:
+        except BaseException as exc:  # Ctrl-C, be it at the entry of that, or a callback's SystemExit
+            self._finish_cancel(exc)
+            raise
+        return True
+
+    def _finish_cancel(self, error: BaseException) -> None:
+        """What `error` kept from being done. After `headroom(1)`, which makes sure of this frame."""
+        if isinstance(error, RecursionError):
             # There is stack enough for a call in C, and another thread has one of its own.
             start_new_thread(elsewhere, (self._after_cancel,))
-            raise
-        except BaseException:  # Ctrl-C, or a callback's SystemExit: what remains of it has to be done all the same
+        else:
             self._after_cancel()
-            raise
 
     def _settled_phase(self) -> str:
         """The state, after the token has gone: who took it writes the state next, a few instructions later."""
