@@ -398,8 +398,12 @@ class Future(concurrent.futures.Future[T]):
         self._taken_over = True
         self._fn = self._kwargs = None
         self._args = ()
-        self._queue.leave_entry(self)
-        self._queue.left(self)
+        try:
+            self._queue.leave_entry(self)
+            self._queue.left(self)
+        except BaseException:  # Ctrl-C: its place is to be free all the same
+            self._queue.left(self)
+            raise
         return True
 
     def set_result(self, result: T) -> None:
