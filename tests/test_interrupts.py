@@ -350,8 +350,7 @@ def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog:
     assert len(every_point(scenario, workers, max_backlog)) > 12
 
 
-@pytest.mark.xfail(
-    strict=False,
+@pytest.mark.skip(
     reason="a second Ctrl-C at the backward jump of the loop in Scope.__exit__, outside its try, leaves tasks",
 )
 @pytest.mark.timeout(240)
