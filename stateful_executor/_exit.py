@@ -81,11 +81,15 @@ def _finish_all() -> None:
     queues: list[TaskQueue] | None = None
     interrupt = None
     while queues is None or queues:
-        try:
-            if queues is None:
-                queues = _alive()
-            _finish(queues, interrupt is not None)
-        except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
+        try:  # twice, as in `Scope.__exit__`
+            while queues is None or queues:
+                try:
+                    if queues is None:
+                        queues = _alive()
+                    _finish(queues, interrupt is not None)
+                except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
+                    interrupt = exc
+        except KeyboardInterrupt as exc:
             interrupt = exc
     if interrupt is not None:
         raise interrupt

@@ -265,8 +265,11 @@ class Future(concurrent.futures.Future[T]):
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
         try:
             self._after_cancel()
-        except BaseException as exc:  # Ctrl-C, be it at the entry of that, or a callback's SystemExit
-            self._finish_cancel(exc)
+        except BaseException:
+            # Ctrl-C, be it at the entry of that, or a callback's SystemExit, or the end of the stack: another thread
+            # does what remains. It is sent no signals, and has a stack of its own. To start it is one call in C, before
+            # which CPython does not look at signals.
+            start_new_thread(elsewhere, (self._after_cancel,))
             raise
         return True
 
@@ -282,18 +285,10 @@ class Future(concurrent.futures.Future[T]):
             return False
         try:
             self._after_cancel()
-        except BaseException as exc:  # Ctrl-C, be it at the entry of that, or a callback's SystemExit
-            self._finish_cancel(exc)
+        except BaseException:  # as in `cancel`
+            start_new_thread(elsewhere, (self._after_cancel,))
             raise
         return True
-
-    def _finish_cancel(self, error: BaseException) -> None:
-        """What `error` kept from being done. After `headroom(1)`, which makes sure of this frame."""
-        if isinstance(error, RecursionError):
-            # There is stack enough for a call in C, and another thread has one of its own.
-            start_new_thread(elsewhere, (self._after_cancel,))
-        else:
-            self._after_cancel()
 
     def _settled_phase(self) -> str:
         """The state, after the token has gone: who took it writes the state next, a few instructions later."""
@@ -331,13 +326,13 @@ class Future(concurrent.futures.Future[T]):
     def _end(self, result: T | None, exception: BaseException | None) -> None:
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
         tally = self._queue.counts.completed if exception is None else self._queue.counts.failed
-        tally.ones += ONE
         self._result = result
         self._exception = exception
         if exception is not None:
             self._lose_error(exception)
         scope, self._scope = self._scope, None
         self._phase = FINISHED
+        tally.ones += ONE  # one step with the phase
         try:
             self._announce()
         finally:  # a callback's SystemExit does not keep the scope from its end
@@ -420,7 +415,11 @@ class Future(concurrent.futures.Future[T]):
         if self._phase != RUNNING or not self._taken_over:
             raise InvalidStateError(f"{self._phase}: {self!r} is its pool's to finish")
         self._taken_over = False
-        self._end(result, exception)
+        try:
+            self._end(result, exception)
+        except BaseException:
+            self._taken_over = self._phase == RUNNING  # Ctrl-C before it was finished: it still is the caller's to do
+            raise
 
     def __repr__(self) -> str:
         outcome = ""

@@ -153,7 +153,7 @@ class TaskQueue:
             # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now withdrawn or begun.
             try:
                 self._refuse(task)
-            except RecursionError:  # no stack is left to do so here
+            except BaseException:  # as in `Future.cancel`
                 start_new_thread(elsewhere, (self._refuse, task))
             raise
         finally:
@@ -444,8 +444,7 @@ class TaskQueue:
             with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
                 task._only.broadcasts.remove(task)
             return
-        if task._placed:
-            self.free_place(task)
+        self.free_place(task)
         self.sweep_if_due()
 
     def leave_entry(self, task: Future[Any]) -> None:
@@ -465,9 +464,10 @@ class TaskQueue:
             self._sweep()
 
     def free_place(self, task: Future[Any]) -> None:
-        """Give back the place that `task` holds."""
-        task._placed = False
-        self.places += ONE  # type: ignore[operator]  # one step with `_placed`, and no call, which needs stack
+        """Give back the place that `task` may hold. Called again after Ctrl-C."""
+        if task._placed:
+            task._placed = False
+            self.places += ONE  # type: ignore[operator]  # one step with `_placed`, and no call, which needs stack
         if self.submitters:
             self.wake_submitter()
 

@@ -330,11 +330,15 @@ class Scope(Generic[S]):
     ) -> bool:
         interrupt = None
         while True:
-            try:
-                for waiter in self._joined(Waiter(), exc is not None or interrupt is not None):
-                    sleep(waiter)
+            try:  # twice, for Ctrl-C at the jump back of the inner loop; no function, whose entry it could meet
+                while True:
+                    try:
+                        self._join(exc is not None or interrupt is not None)
+                        break
+                    except BaseException as again:  # Ctrl-C: cancel the rest, and join all the same
+                        interrupt = again
                 break
-            except BaseException as again:  # Ctrl-C: cancel the rest, and join all the same
+            except BaseException as again:
                 interrupt = again
         try:
             return self._outcome(interrupt or exc, interrupt is not None)
@@ -391,6 +395,10 @@ class Scope(Generic[S]):
     def _end_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.wake()
+
+    def _join(self, cancels: bool) -> None:
+        for waiter in self._joined(Waiter(), cancels):
+            sleep(waiter)
 
     def _joined(self, waiter: W, cancels: bool) -> Iterator[W]:
         """Yield `waiter` whenever it is to be waited for, until all tasks have ended and all states are torn down.

@@ -243,8 +243,7 @@ class Worker:
                     return
                 continue
             if task._begin():
-                if task._placed:
-                    queue.free_place(task)
+                queue.free_place(task)
                 self._fail(task, failures.pop())
                 return
             if task._only is None:
