@@ -574,9 +574,10 @@ class TaskQueue:
             workers = [*self.workers, *self.retired]
         for worker in workers:
             if self.forked:
-                break
+                return True
             if not worker.wait_ended(deadline.left()):
                 return False
+        _join_threads(workers)
         return True
 
     def still_running(self) -> str:
@@ -698,6 +699,31 @@ class TaskQueue:
             states_torn_down=counts.torn_down,
             teardown_errors=counts.teardown_errors,
         )
+
+
+def _join_threads(workers: list[Worker]) -> None:
+    """Until the threads of `workers`, which have ended, are gone: a few instructions more.
+
+    Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
+    and the exit of the interpreter, waits for. So another thread looks for the main one.
+    """
+    if sys.version_info >= (3, 13) or threading.get_ident() != threading.main_thread().ident:
+        for worker in workers:
+            worker.join_thread()
+        return
+    waiter = Waiter()
+    try:
+        start_new_thread(_until_gone, (workers, waiter))
+    except RuntimeError:  # the interpreter exits, or there is no thread to be had
+        _until_gone(workers, waiter)
+    waiter.wait()
+
+
+def _until_gone(workers: list[Worker], waiter: Waiter) -> None:
+    for worker in workers:
+        while worker.thread.is_alive():  # `join` would have `threading` know this thread, and never forget it
+            time.sleep(0)
+    waiter.wake()
 
 
 def _unbegun(tasks: Iterable[Future[Any]]) -> list[Future[Any]]:

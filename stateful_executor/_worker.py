@@ -135,16 +135,19 @@ class Worker:
         return True
 
     def wait_ended(self, timeout: float | None) -> bool:
-        """Wait until this worker has ended, and its thread with it; False when `timeout` seconds passed before."""
+        """Wait until this worker has ended; False when `timeout` seconds passed before."""
         deadline = Deadline(timeout)
         waiter = Waiter()
         self.watchers.append(waiter)
         while not self.ended:
             if not sleep(waiter, deadline.left()):
                 return False
-        if not self.disowned:
-            self.thread.join()  # a few instructions more
         return True
+
+    def join_thread(self) -> None:
+        """After `wait_ended`: a few instructions more."""
+        if not self.disowned:
+            self.thread.join()
 
     def _say_ended(self) -> None:
         self.ended = True
