@@ -111,7 +111,7 @@ def _finish(queues: list[TaskQueue], cancel: bool) -> None:
 
 def _forked() -> None:
     """In the child of a fork: no worker came along, locks may be held for ever, and the states are the parent's."""
-    _future.making = threading.Lock()
+    _future.making = threading.RLock()
     for queue in _alive():
         _inherited.append((queue, queue.tasks, queue.front))
         queue.tasks = queue.front = deque()

@@ -11,6 +11,23 @@ A future has no lock. Its shared fields, and what guards each of them:
     written by whoever took the token, and by nobody else. `_phase` is written last.
 `_watchers`, `_callbacks`, `_made_bridge`
     made when first needed, under the lock `making`. An entry of a list is added, and removed, by the thread it is for.
+`_fn`, `_args`, `_kwargs`, `_placed`, `_scope`, `_failures`, `_lost`, `_name`
+    written by whoever holds the task: who submits it, then who took the token, before `_phase`; hence the order of
+    `_phase` holds for them too. Who takes the error sets `_failures` and `_lost` back to None; twice is harmless.
+`_taken_over`
+    guarded by its own lock: whoever deletes its item finishes the task by hand.
+`_only`, `_binding`, `_queue`, `_ticket`
+    written before the task is handed on, and never after.
+`_refusal`, `_unheeded`
+    a mark for an error that is made, or logged, later in the same thread, or after the token was taken.
+
+A look at `_phase` without the anchor (`done`, `running`, the first look in `result`) may miss what comes in that very
+moment, but never the result of a task whose end it sees, as that was written before.
+
+Who waits: `_wait`, woken by `_announce`, that is by the end or the cancellation of the task, whoever brings it about
+(worker, canceller, broken pool); otherwise by its timeout, or by Ctrl-C. A shutdown, a dropped pool and the
+interpreter's exit let the task end, and so wake it; a forked child refuses to wait. `_settled_phase` spins for the
+next few instructions of who took the token.
 
 Nobody misses the end of a task, since both sides touch the anchor in between:
 
@@ -59,7 +76,9 @@ logger = logging.getLogger("concurrent.futures")
 lost_errors = logging.getLogger("stateful_executor")
 LOST = "lost error: task %s failed, and nobody took the error from its future"
 
-making = threading.Lock()  # nothing is called while it is held; made anew in a forked child
+# Nothing is called while it is held; made anew in a forked child. Re-entrant, since a collection can start where it is
+# taken or given back (3.11, and from 3.14 on), and a finalizer may wait for a future, or add a callback.
+making = threading.RLock()
 
 
 class Watcher(Protocol):
@@ -98,7 +117,7 @@ class Future(concurrent.futures.Future[T]):
     )
 
     # What few tasks ever have.
-    _taken_over: bool = False  # begun by set_running_or_notify_cancel, not by a worker
+    _taken_over: list[None] | None = None  # by set_running_or_notify_cancel: who deletes its item finishes the task
     _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
     _lost: LostError | None = None  # logs its error unless that is taken
     _unheeded: bool = False  # nobody is to see its error
@@ -390,7 +409,7 @@ class Future(concurrent.futures.Future[T]):
             if self._settled_phase() == CANCELLED_AND_NOTIFIED:
                 return False
             raise InvalidStateError(f"{self!r} has begun already") from None
-        self._taken_over = True
+        self._taken_over = [None]
         self._fn = self._kwargs = None
         self._args = ()
         try:
@@ -412,13 +431,15 @@ class Future(concurrent.futures.Future[T]):
     def _finish_by_hand(self, result: T | None, exception: BaseException | None) -> None:
         if self._phase == PENDING:
             self.set_running_or_notify_cancel()
-        if self._phase != RUNNING or not self._taken_over:
-            raise InvalidStateError(f"{self._phase}: {self!r} is its pool's to finish")
-        self._taken_over = False
+        try:
+            del self._taken_over[0]  # type: ignore[union-attr]  # TypeError: a worker runs it, or it was cancelled
+        except (TypeError, IndexError):
+            raise InvalidStateError(f"{self._phase}: {self!r} is its pool's to finish, or has ended") from None
         try:
             self._end(result, exception)
         except BaseException:
-            self._taken_over = self._phase == RUNNING  # Ctrl-C before it was finished: it still is the caller's to do
+            if self._phase == RUNNING:  # Ctrl-C before it was finished: it still is the caller's to do
+                self._taken_over = [None]
             raise
 
     def __repr__(self) -> str:

@@ -20,6 +20,27 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     a figure for `stats()`, and whether it is worth a look; of two who write at once either may win.
 `refusal`, `forked`
     once set they stay set; of two reasons for a refusal given at once either may win.
+`gone`, `broom`
+    guarded by their own locks. `gone` may be wrong by those who are just at it, and too short after a sweep
+    (`counts.swept`); nothing but a figure, and when to sweep, depends on it.
+
+Looks without a lock (`idle`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker has locked what the
+other side locks as well, as told below; the first look of `put` at `refusal`, and those that only save a call, may be
+late, and are made good by the second.
+
+The waits, and who wakes them:
+
+a blocked submit (`_wait_for_place`, or its coroutine)
+    whoever frees a place: a worker that begins a task, a cancel, the one before it in line as it leaves, with a place
+    or without (timeout, Ctrl-C, cancelled coroutine, refused); `refuse` (shutdown, breakage, exit, dropped pool);
+    `Scope.cancel` and deadline. One whose loop was closed is passed over.
+an idle worker (`Worker._sleep_idle`)
+    who takes it out of `idle`: a submit, `kick`, a sweep, `refuse`, a broadcast, a request; or its `idle_timeout`.
+`join`
+    each worker as it ends (`Worker._say_ended`), one whose start failed as well; its timeout; Ctrl-C.
+`advance`
+    spins while another thread sweeps. So a finalizer may submit, cancel and drop pools wherever a collection can start,
+    here and under `lock`, but must not wait there for a task.
 
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all
 that the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread
@@ -515,14 +536,13 @@ class TaskQueue:
         try:
             old = self.tasks
             if self.front is not old:  # not emptied since the last sweep: its tasks come before those of `tasks`
-                old.extendleft(reversed(_unbegun(self.front.copy())))
+                old.extendleft(reversed(_unbegun(_copy(self.front))))
                 self.front = old
             self.tasks = deque()  # (1)
-            self.front = deque(_unbegun(old.copy()))  # (2)
+            self.front = deque(_unbegun(_copy(old)))  # (2)
+            self.counts.swept = True  # from here on `gone` may be too short: what began or was cancelled since (2)
             self.gone.clear()
             self._wake_all()  # a worker that was about to sleep may have looked at the old deque only
-        except RuntimeError:
-            pass  # free-threaded builds don't copy a deque while others use it: then those take the dead ones too
         finally:
             self.broom.append(None)
 
@@ -561,7 +581,7 @@ class TaskQueue:
 
     def backlog(self) -> int:
         """The number of tasks that have not begun."""
-        if self.front is self.tasks and not self.gone:
+        if self.front is self.tasks and not self.gone and not self.counts.swept:
             return len(self.tasks)
         return len(self.waiting_tasks())
 

@@ -11,12 +11,16 @@ The shared fields, and what guards each:
     who waits for a place in the backlog. Guarded by the dict's own lock.
 `_cancelled`, `_timed_out`, `_doomed`
     set by any thread, and then they stay set, but `_doomed`, which is taken back by who cancels on its behalf.
-`_closed`, `_waiter`, `_helps`
+`_closing`, `_waiter`, `_helps`
     written by the thread that runs the block, read by all.
 
-Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closed` and `_helps`. Who cancels or ends
-the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending` as it leaves, then looks at
-`_waiter`. It is the same with a blocked submit: it enters `_submitters`, then looks at `_cancelled`.
+The end of the scope closes it in an atomic step against a submit that sees it closing: each puts its word into the dict
+`_closing`, by `setdefault`, and the first word counts. So a task that was accepted in that moment keeps the scope open,
+and what it submits in turn is not refused.
+
+Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closing` and `_helps`. Who cancels or
+ends the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending` as it leaves, then looks
+at `_waiter`. It is the same with a blocked submit: it enters `_submitters`, then looks at `_cancelled`.
 
 Who wakes the end of the block: the last task to leave `_pending`, be it run, failed or cancelled; in a worker, each
 submit too, since there is more to run; then each worker that was asked to tear down, also when it retires or has ended.
@@ -110,7 +114,7 @@ class Scope(Generic[S]):
         self._mark = object()  # on errors that are the scope's own doing
         self._entered: bool = False
         self._runs_in_worker: bool = False
-        self._closed: bool = True
+        self._closing: dict[str, bool] | None = {"closed": True}
         self._cancelled: bool = False
         self._timed_out: bool = False
         self._doomed: bool = False  # by a task's error, which is not known yet
@@ -162,8 +166,15 @@ class Scope(Generic[S]):
         task._ticket = ticket = object()
         task._scope = self
         self._pending[ticket] = task
-        if self._closed or self._cancelled:
+        closing = self._closing
+        if self._cancelled or (closing is not None and closing.setdefault("closed", False)):
             raise self._refusal()
+
+    @property
+    def _closed(self) -> bool:
+        """Whether it takes no tasks: before its block, and after the last one has ended."""
+        closing = self._closing
+        return closing is not None and closing.get("closed", False)
 
     def _refusal(self) -> RuntimeError:
         if not self._entered:
@@ -288,7 +299,7 @@ class Scope(Generic[S]):
 
     def _time_out(self) -> None:
         """At the deadline, in a thread of its own."""
-        if not self._term.over:  # not `_closed`, which may be taken back
+        if not self._term.over:
             self._timed_out = self._cancelled = True
             self._cancel_in_thread()
 
@@ -380,7 +391,7 @@ class Scope(Generic[S]):
             raise RuntimeError(f"{self!r} was entered before: a scope is for one `with` statement")
         self._entered = True
         self._runs_in_worker = runs_in_worker
-        self._closed = False
+        self._closing = None
         if self._timeout == 0:
             self._timed_out = self._cancelled = True
         try:
@@ -388,7 +399,7 @@ class Scope(Generic[S]):
                 self._alarm = Waiter()
                 start_thread(_wait_for_deadline, (weakref.ref(self), self._alarm, self._timeout), self._alarm)
         except BaseException:
-            self._closed = True
+            self._closing = {"closed": True}
             self._end_alarm()
             raise
 
@@ -428,10 +439,12 @@ class Scope(Generic[S]):
         self._pending.pop(None, None)  # locks it, see above
         if self._pending:
             return True
-        self._closed = True
+        closing: dict[str, bool] = {}
+        self._closing = closing
         self._pending.pop(None, None)
-        if self._pending:  # another thread submitted meanwhile; it may or may not have seen that the scope was closed
-            self._closed = False
+        # Another thread may have submitted meanwhile. One that comes after the look finds `closing`, see above.
+        if self._pending or not closing.setdefault("closed", True):
+            self._closing = None
             return True
         return False
 

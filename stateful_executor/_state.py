@@ -154,15 +154,19 @@ def find_binding(
     policy: StatePolicy[Any] | None,
     term: Term | None = None,
 ) -> Binding:
-    """The binding of equal arguments in `bindings`, or a new one entered there, in one atomic step on the dict."""
+    """The binding of equal arguments in `bindings`, or a new one entered there; the same for all who ask at once."""
     binding = Binding(initializer, initargs, finalizer, policy, term)
     try:
         return bindings.setdefault((initializer, binding.initargs, finalizer, policy), binding)
     except Exception:  # an argument that can't be hashed, or not be compared: equal ones have to be looked for
-        for known in list(bindings.values()):
+        bindings[binding] = binding
+        for known in list(bindings.values()):  # after it was entered: of two entered at once the first is both's
+            if known is binding:
+                break
             if known.same_as(binding):
+                bindings.pop(binding, None)
                 return known
-    return bindings.setdefault(binding, binding)
+        return binding
 
 
 class State:

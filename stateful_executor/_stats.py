@@ -122,7 +122,7 @@ class Tally:
 class PoolCounts:
     """What is counted elsewhere than in a worker. `past` and `seconds_blocked` are guarded by the queue's lock."""
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed", "past", "seconds_blocked")
+    __slots__ = ("_seen", "cancelled", "completed", "failed", "past", "seconds_blocked", "swept")
 
     def __init__(self) -> None:
         self.past: Counts = Counts()  # by workers that have retired
@@ -130,6 +130,7 @@ class PoolCounts:
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()
         self.seconds_blocked: float = 0.0
+        self.swept: bool = False  # once set it stays set: the backlog has to be counted task by task
         self._seen: tuple[int, float] = (0, 0.0)  # of the sums in `stats()`, the highest so far
 
     def never_less(self, lock: threading.RLock, submitted: int, seconds: float) -> tuple[int, float]:

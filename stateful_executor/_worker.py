@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ._future import FINISHED, RUNNING
 from ._state import Binding, Slot, described, name_of, tell
 from ._stats import Counts
-from ._waiter import Deadline, Waiter, headroom, here, sleep
+from ._waiter import Waiter, headroom, here, sleep_until
 from .errors import InitializerError
 
 if TYPE_CHECKING:
@@ -82,8 +82,13 @@ class Worker:
     Only its own thread touches `tearing`, `announced`, `extras`, `inline` and `floors`, and writes `slots`, `waiter`,
     `dead`, `ended`, `fn`, `inside`, `completed` and what is in `counts`, which others read. `inbox` and `broadcasts`
     are guarded by their own locks (see `ask`), `born` likewise: whoever takes its item decides whether the thread
-    becomes a worker. `leaving` is guarded by the queue's lock, which who adds to `broadcasts` holds. SIGINT is for the
-    main thread: nothing here is interrupted.
+    becomes a worker. `leaving` and `index` are guarded by the queue's lock, which who adds to `broadcasts` holds.
+    `watchers` is guarded by its own lock: who waits enters, then looks at `ended`; the worker writes that, then locks
+    `watchers`. `disowned` is written before `ended`, by who took the item of `born`. SIGINT is for the main thread:
+    nothing here is interrupted.
+
+    Who wakes a task of this worker that waits (`sleep`): what it waits for, and whoever asks something of the worker.
+    A lock that was taken from `queue.idle` is released in the same step, so `_retract` waits for that only.
     """
 
     def __init__(self, queue: TaskQueue, binding: Binding | None) -> None:
@@ -136,13 +141,12 @@ class Worker:
 
     def wait_ended(self, timeout: float | None) -> bool:
         """Wait until this worker has ended; False when `timeout` seconds passed before."""
-        deadline = Deadline(timeout)
         waiter = Waiter()
         self.watchers.append(waiter)
-        while not self.ended:
-            if not sleep(waiter, deadline.left()):
-                return False
-        return True
+        try:
+            return sleep_until(lambda: self.ended, waiter, timeout)
+        finally:
+            self.watchers.remove(waiter)
 
     def join_thread(self) -> None:
         """After `wait_ended`: a few instructions more."""
@@ -594,6 +598,7 @@ class Worker:
     def _answer(self) -> None:
         while self.inbox:
             self.inbox.popleft().answer(self)
+            self.inbox.extend(())  # locks it: the answer may have waited, and set `waiter` back since, see `ask`
 
     # Ending
 

@@ -643,9 +643,9 @@ class TestTimeout:
                 if args == (None, None):
                     self.looks += 1
                     if self.looks == 2:
-                        assert scope._closed
+                        assert scope._closing == {}
                         passed.wait()
-                        self[ticket] = None  # of a submit in another thread, which has not looked at `_closed` yet
+                        self[ticket] = None  # of a submit in another thread, which has not looked at `_closing` yet
                         threading.Thread(target=scope._ended, args=(ticket,)).start()
                 return super().pop(*args)
 

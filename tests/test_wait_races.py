@@ -1,0 +1,576 @@
+"""Staged interleavings of waits: who is woken, or gives up, at the very moment at which the other side acts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, InvalidStateError, as_completed, wait
+from typing import Any
+
+import pytest
+
+from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, _future
+from stateful_executor._map import AsTheyFinish
+from stateful_executor._queue import TaskQueue
+from stateful_executor._state import find_binding
+from stateful_executor._waiter import Deadline, Waiter
+from stateful_executor._worker import TearDown, Worker
+
+Pool = StatefulThreadPoolExecutor[None]
+
+
+def in_thread(fn: Callable[[], object]) -> None:
+    """Run `fn` in another thread, to its end."""
+    thread = threading.Thread(target=fn)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for `condition`, which another thread is about to make true."""
+    moment = threading.Event()
+    for _ in range(10_000):
+        if condition():
+            return
+        moment.wait(0.001)
+    raise AssertionError("it never came true")
+
+
+def busy(pool: Pool) -> Callable[[], None]:
+    """Keep one worker busy until what this returns is called."""
+    started, go_on = threading.Event(), threading.Event()
+    pool.submit(lambda: (started.set(), go_on.wait(20)))
+    assert started.wait(10)
+    return go_on.set
+
+
+@pytest.fixture
+def lying(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """Waits with a timeout say that it has passed, right after they have called what is in this list."""
+    lies: list[Callable[[], object]] = []
+    true_wait = Waiter.wait
+
+    def lying_wait(self: Waiter, timeout: float | None = None) -> bool:
+        if timeout is None or not lies:
+            return true_wait(self, timeout)
+        lies.pop(0)()
+        return False
+
+    monkeypatch.setattr(Waiter, "wait", lying_wait)
+    return lies
+
+
+class TestTimeoutAtTheVeryMoment:
+    """The time is up when what was waited for comes: it is either taken, or left to the next one."""
+
+    def test_result(self, lying: list[Callable[[], object]]) -> None:
+        """The task ends while the wait gives up: its result is returned."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            go_on = threading.Event()
+            future = pool.submit(lambda: go_on.wait(20))
+            lying.append(lambda: (go_on.set(), until(future.done)))
+            assert future.result(10) is True
+            assert not future._watchers
+
+    def test_shutdown(self, lying: list[Callable[[], object]]) -> None:
+        """The last worker ends while `shutdown` gives up: it has ended in time, and nobody waits in vain."""
+        pool = StatefulThreadPoolExecutor(1)
+        free = busy(pool)
+        worker = next(iter(pool._queue.workers))
+        lying.append(lambda: (free(), until(lambda: worker.ended)))
+        pool.shutdown(timeout=10)
+        assert not worker.watchers
+
+    def test_shutdown_leaves_no_waiter_behind(self, lying: list[Callable[[], object]]) -> None:
+        """One that really gave up is forgotten by the worker."""
+        pool = StatefulThreadPoolExecutor(1)
+        free = busy(pool)
+        for _ in range(3):
+            lying.append(lambda: None)
+            with pytest.raises(TimeoutError, match="has not ended"):
+                pool.shutdown(timeout=10)
+        assert not next(iter(pool._queue.workers)).watchers
+        free()
+        pool.shutdown(timeout=10)
+
+    def test_first_of_two_blocked_submits(self, lying: list[Callable[[], object]]) -> None:
+        """The place is meant for the first in line, which gives up in that moment: the second one gets it."""
+        with StatefulThreadPoolExecutor(1, max_backlog=1, submit_timeout=20) as pool:
+            free = busy(pool)
+            waits = pool.submit(int)
+            second: list[Any] = []
+            thread = threading.Thread(target=lambda: second.append(pool.submit(int)))
+
+            def meanwhile() -> None:
+                thread.start()
+                until(lambda: len(pool._queue.submitters) == 2)
+                waits.cancel()  # frees the place, and wakes the first in line
+
+            lying.append(meanwhile)
+            try:
+                with pytest.raises(BacklogFull):
+                    pool.submit(int)
+                thread.join(10)
+                assert not thread.is_alive()
+            finally:
+                free()
+            assert second[0].result(10) == 0
+            assert not pool._queue.submitters
+
+    def test_map_unordered(self, lying: list[Callable[[], object]]) -> None:
+        """The task ends while the iterator gives up: its result comes next."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            go_on = threading.Event()
+            future = pool.submit(lambda: go_on.wait(20))
+            parts = AsTheyFinish()
+            parts.add((future, None))
+            lying.append(lambda: (go_on.set(), until(lambda: parts._arrived)))
+            assert parts.next(Deadline(20)) == (future, None)
+
+    def test_idle_worker(self) -> None:
+        """A submit takes the worker out of `idle` when its idle time is up: it stays for the task."""
+        with StatefulThreadPoolExecutor(1, idle_timeout=20) as pool:
+            pool.submit(int).result(10)
+            until(lambda: pool._queue.idle)
+            worker = next(iter(pool._queue.workers))
+            true_sleep = worker._sleep
+            futures = []
+
+            def lying_sleep(**kwargs: Any) -> bool:
+                if not kwargs or futures:
+                    return true_sleep(**kwargs)
+                in_thread(lambda: futures.append(pool.submit(int)))
+                return False
+
+            worker._sleep = lying_sleep
+            pool.submit(int).result(10)
+            until(lambda: futures)
+            assert futures[0].result(10) == 0
+            until(lambda: pool._queue.idle)
+            assert list(pool._queue.workers) == [worker]
+
+
+class Line(dict[Any, Any]):
+    """The line of blocked submits, with a hook on the entry of the first one."""
+
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
+
+    def __setitem__(self, waiter: Any, since: Any) -> None:
+        self._run("before")
+        super().__setitem__(waiter, since)
+        self._run("after")
+
+    def _run(self, name: str) -> None:
+        hook = getattr(self, name)
+        setattr(self, name, None)
+        if hook is not None:
+            in_thread(hook)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+class TestAboutToBlock:
+    """A submit that found no place, just before or after it enters the line."""
+
+    @pytest.fixture(autouse=True)
+    def _full(self) -> Any:
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            self.pool, self.line, free = pool, Line(), busy(pool)
+            self.waits = pool.submit(int)
+            pool._queue.submitters = self.line
+            try:
+                yield
+            finally:
+                free()
+        assert not self.line
+
+    def test_place_freed(self, moment: str) -> None:
+        """It takes the place."""
+        setattr(self.line, moment, self.waits.cancel)
+        future = self.pool.submit(int)
+        assert future._placed
+
+    def test_shutdown(self, moment: str) -> None:
+        """It is refused."""
+        setattr(self.line, moment, lambda: self.pool.shutdown(wait=False))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            self.pool.submit(int)
+
+    @pytest.mark.parametrize("ends", ["place", "shutdown"])
+    def test_coroutine(self, moment: str, ends: str) -> None:
+        """It is the same with `asubmit`."""
+        how = self.waits.cancel if ends == "place" else lambda: self.pool.shutdown(wait=False)
+        setattr(self.line, moment, how)
+
+        async def main() -> None:
+            if ends == "place":
+                assert await asyncio.wait_for(self.pool.asubmit(int), 10) is not None
+            else:
+                with pytest.raises(RuntimeError, match="after shutdown"):
+                    await asyncio.wait_for(self.pool.asubmit(int), 10)
+
+        asyncio.run(main())
+
+
+class TestEndOfATask:
+    """Who waits for a task, against its end."""
+
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    def test_watcher(self, moment: str) -> None:
+        """The task ends just before or after `result` has entered its watcher: it returns."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            go_on = threading.Event()
+            future = pool.submit(lambda: go_on.wait(20))
+
+            class Watchers(list[Any]):
+                def append(self, watcher: Any) -> None:
+                    if moment == "before":
+                        self.end()
+                    super().append(watcher)
+                    if moment == "after":
+                        self.end()
+
+                def end(self) -> None:
+                    go_on.set()
+                    until(future.done)
+
+            future._watchers = Watchers()
+            assert future.result(10) is True
+
+    @pytest.mark.parametrize(
+        "how", [lambda f: wait([f], 10, FIRST_COMPLETED).done, lambda f: set(as_completed([f], 10))]
+    )
+    def test_bridge(self, how: Callable[[Any], Any]) -> None:
+        """The task ends when `wait` has looked, and has not yet entered its waiter: it is told."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            go_on = threading.Event()
+            future = pool.submit(lambda: go_on.wait(20))
+
+            class Waiters(list[Any]):
+                def append(self, waiter: Any) -> None:
+                    go_on.set()
+                    until(future.done)
+                    super().append(waiter)
+
+            future._bridge().waiters = Waiters()
+            assert how(future) == {future}
+
+    def test_two_set_its_result(self) -> None:
+        """Both have found that the task is theirs to finish: one does, and the other one is told."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            free = busy(pool)
+            future = pool.submit(int)
+            assert future.set_running_or_notify_cancel()
+
+            class Right(list[None]):
+                def __delitem__(self, index: Any) -> None:
+                    if self.once:
+                        self.once = False
+                        in_thread(lambda: future.set_result(1))
+                    super().__delitem__(index)
+
+                once = True
+
+            future._taken_over = Right([None])
+            with pytest.raises(InvalidStateError):
+                future.set_result(2)
+            assert future.result(10) == 1
+            free()
+            assert pool.stats().completed == 1
+
+    @pytest.mark.parametrize("moment", ["taken", "given back"])
+    def test_collection_while_a_list_is_made(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A finalizer that runs where the lock is taken or given back may add a callback elsewhere, and wait."""
+        lock = _future.making
+
+        class Making:
+            def __enter__(self) -> None:
+                lock.__enter__()
+                if moment == "taken":
+                    finalizer()
+
+            def __exit__(self, *exc: object) -> None:
+                if moment == "given back":
+                    finalizer()
+                lock.__exit__(None, None, None)
+
+        def finalizer() -> None:
+            if todo:
+                todo.pop().add_done_callback(called.append)
+
+        called: list[object] = []
+        with StatefulThreadPoolExecutor(1) as pool:
+            free = busy(pool)
+            first, second = pool.submit(int), pool.submit(int)
+            todo = [second]
+            monkeypatch.setattr(_future, "making", Making())
+            thread = threading.Thread(target=lambda: first.add_done_callback(called.append), daemon=True)
+            thread.start()
+            thread.join(10)
+            free()
+            assert not thread.is_alive()
+        assert called == [first, second]
+
+
+class TestScopeCloses:
+    """The block has found no task, and closes the scope; a submit of another thread comes in that moment."""
+
+    def test_task_that_submits(self) -> None:
+        """It was accepted, and its task submits in turn before the block has looked again: that is accepted, too."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            scope = pool.scope()
+            values: list[Any] = []
+
+            class Pending(dict[Any, Any]):
+                looks = 0
+
+                def pop(self, *args: Any) -> Any:
+                    if args == (None, None):
+                        self.looks += 1
+                        if self.looks == 2:
+                            ticket = object()
+                            self[ticket] = None  # of a task that was accepted, and that runs just now
+                            in_thread(lambda: values.append(scope.submit(int)))
+                            in_thread(lambda: scope._ended(ticket))
+                    return super().pop(*args)
+
+            scope._pending = Pending()
+            with scope:
+                pass
+            assert values[0].result(10) == 0
+            with pytest.raises(RuntimeError, match="has ended"):
+                scope.submit(int)
+
+    def test_after_the_second_look(self) -> None:
+        """The block has looked twice, and has not closed the scope yet: the submit is accepted, and joined."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            scope = pool.scope()
+            block = threading.current_thread()
+            values: list[Any] = []
+
+            class Pending(dict[Any, Any]):
+                looks = 0
+
+                def __len__(self) -> int:
+                    length = super().__len__()
+                    if threading.current_thread() is block:
+                        self.looks += 1
+                        if self.looks == 2:
+                            in_thread(lambda: values.append(scope.submit(int)))
+                    return length
+
+            scope._pending = Pending()
+            with scope:
+                pass
+            assert scope._pending.looks > 2  # type: ignore[attr-defined]
+            assert values[0].done()
+            with pytest.raises(RuntimeError, match="has ended"):
+                scope.submit(int)
+
+    def test_last_act_of_the_last_task(self) -> None:
+        """What the last task submits, be it in a callback, is joined too."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            ran: list[int] = []
+            go_on = threading.Event()
+            with pool.scope() as scope:
+                future = scope.submit(lambda: go_on.wait(20))
+                future.add_done_callback(lambda _: scope.submit(ran.append, 1))
+                go_on.set()
+            assert ran == [1]
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "asleep"])
+def test_teardown_asked_of_a_worker_about_to_wait(moment: str) -> None:
+    """A scope ends just before or after a worker says on what it sleeps: the worker tears down all the same."""
+    entered, asked, held, go_on = (threading.Event() for _ in range(4))
+    torn_down: list[object] = []
+
+    class Staged(Worker):
+        @property
+        def waiter(self) -> Any:
+            return self.__dict__["waiter"]
+
+        @waiter.setter
+        def waiter(self, waiter: Any) -> None:
+            if waiter is not None and moment == "before":
+                entered.set()
+                asked.wait(10)
+            self.__dict__["waiter"] = waiter
+            entered.set()
+            if waiter is not None and moment == "after":
+                asked.wait(10)
+
+        def ask(self, request: Any) -> None:
+            super().ask(request)
+            if isinstance(request, TearDown):
+                asked.set()
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(20)
+
+    with StatefulThreadPoolExecutor(2) as pool:
+        awaited = pool.submit(hold)
+        assert held.wait(10)
+        busy_one = next(iter(pool._queue.workers))
+        with pool.scope() as scope:
+            scope.with_state(list, finalizer=torn_down.append).submit(len).result(10)
+            (worker,) = (worker for worker in pool._queue.workers if worker is not busy_one)
+            worker.__class__ = Staged
+            future = pool.submit(awaited.result, 20)
+            assert entered.wait(10)
+        assert torn_down == [[]]
+        assert not future.done()
+        go_on.set()
+        future.result(10)
+
+
+class TestSweep:
+    """Sweeping, against those who use the deques."""
+
+    @staticmethod
+    def _copying(entries: deque[Any], hook: Callable[[], object]) -> deque[Any]:
+        """`entries` in a deque that calls `hook` once it has been gone through."""
+
+        class Copied(deque[Any]):
+            def __iter__(self) -> Any:
+                yield from list(super().__iter__())
+                if hooks:
+                    hooks.pop()()
+
+        hooks = [hook]
+        return Copied(entries)
+
+    def test_cancel_of_what_it_has_kept(self) -> None:
+        """A kept task is cancelled before the sweep forgets how many have gone: the backlog is told exactly."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            queue, free = pool._queue, busy(pool)
+            kept = pool.submit(int)
+            queue.tasks = queue.front = self._copying(queue.tasks, kept.cancel)
+            queue._sweep()
+            started, go_on = threading.Event(), threading.Event()
+            pool.submit(lambda: (started.set(), go_on.wait(20)))
+            pool.submit(int).cancel()
+            free()
+            assert started.wait(10)
+            assert queue.front is queue.tasks
+            assert len(queue.tasks) == 1  # only what was cancelled
+            assert pool.stats().backlog == 0
+            go_on.set()
+
+    def test_deque_that_others_change(self) -> None:
+        """On free-threaded builds a deque can't always be copied in one go: it is swept all the same."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            queue, free = pool._queue, busy(pool)
+            futures = [pool.submit(int) for _ in range(4)]
+            futures[1].cancel()
+
+            def fail() -> None:
+                raise RuntimeError("deque mutated during iteration")
+
+            queue.tasks = queue.front = self._copying(queue.tasks, fail)
+            queue._sweep()
+            assert list(queue.front) == [futures[0], *futures[2:]]
+            assert queue.broom == [None]
+            free()
+            assert [future.result(10) for future in futures if not future.cancelled()] == [0] * 3
+
+
+def test_two_views_at_once_that_cannot_be_hashed() -> None:
+    """Both find no such binding, and enter theirs: in the end they share one."""
+    found: list[Any] = []
+
+    class Bindings(dict[Any, Any]):
+        def values(self) -> Any:
+            seen = list(super().values())
+            if not found:
+                found.append(None)
+                in_thread(lambda: found.append(find_binding(self, list, ([],), None, None)))
+            return seen
+
+    bindings = Bindings()
+    mine = find_binding(bindings, list, ([],), None, None)
+    assert found[1] is mine
+    assert list(bindings) == [mine]
+
+
+@pytest.mark.parametrize("method", ["submit", "cancel", "result", "drop"])
+@pytest.mark.parametrize("where", ["_grow", "leave_entry", "left_line", "_wake_idle"])
+def test_finalizer_within_a_step(method: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer that runs while the queue's lock is held, or in a step of the queue, may use the same pool."""
+    original = getattr(TaskQueue, where)
+    calls: list[Any] = []
+
+    def finalizer() -> None:
+        if method == "submit":
+            calls.append(pool.submit(int))
+        elif method == "cancel":
+            calls.append(unbegun.cancel())
+        elif method == "result":
+            calls.append(ended.result(0))
+        else:
+            calls.append(StatefulThreadPoolExecutor(1).submit(int))
+
+    def staged(self: TaskQueue, *args: Any) -> Any:
+        if self is pool._queue and not calls and ready:
+            ready.clear()
+            with self.lock:
+                finalizer()
+        return original(self, *args)
+
+    with StatefulThreadPoolExecutor(2) as pool:
+        ended = pool.submit(int)
+        ended.result(10)
+        with StatefulThreadPoolExecutor(1) as other:
+            free = busy(other)
+            unbegun = other.submit(int)
+            ready = [None]
+            monkeypatch.setattr(TaskQueue, where, staged)
+            future = pool.submit(int)
+            pool.submit(int).cancel()
+            if where == "left_line":
+                pool._queue.left_line(0)
+            free()
+        assert future.result(10) == 0
+
+
+@pytest.mark.parametrize("ends", ["worker", "canceller", "adder"])
+@pytest.mark.parametrize("act", ["submit", "cancel", "result", "shutdown", "scope"])
+def test_callback_that_uses_the_pool(ends: str, act: str) -> None:
+    """In whatever thread it runs, a callback may use its pool."""
+    done: list[object] = []
+
+    def call_back(_: object) -> None:
+        if act == "submit":
+            done.append(pool.submit(int))
+        elif act == "cancel":
+            done.append(pool.submit(int).cancel())
+        elif act == "result":
+            done.append(pool.submit(int).result(10) if ends == "worker" else quick.result(10))
+        elif act == "shutdown":
+            pool.shutdown(wait=False)
+            done.append(None)
+        elif ends == "worker":
+            with pool.scope() as scope:
+                done.append(scope.submit(int))
+        else:
+            with pool.scope():
+                done.append(None)
+
+    with StatefulThreadPoolExecutor(1) as pool:
+        quick = pool.submit(int)
+        quick.result(10)
+        free = busy(pool)
+        future = pool.submit(int)
+        if ends == "adder":
+            quick.add_done_callback(call_back)
+        else:
+            future.add_done_callback(call_back)
+        if ends == "canceller":
+            future.cancel()
+        free()
+        until(lambda: done)
+    assert len(done) == 1
