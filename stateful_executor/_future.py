@@ -595,9 +595,12 @@ class _Bridge:
                 del right[0]
             except IndexError:
                 continue
-            if future._phase == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(future)
-            elif future._exception is not None:
-                waiter.add_exception(future)
-            else:
-                waiter.add_result(future)
+            try:
+                if future._phase == CANCELLED_AND_NOTIFIED:
+                    waiter.add_cancelled(future)
+                elif future._exception is not None:
+                    waiter.add_exception(future)
+                else:
+                    waiter.add_result(future)
+            except Exception:  # Ctrl-C has ended that wait, and broken its `Event`: nobody waits there any more
+                tell(logger.debug, "who waited for %r can't be told of its end", future)

@@ -280,6 +280,22 @@ def test_interrupted_wait_against_the_end() -> None:
     pool.shutdown(timeout=5)
 
 
+def test_interrupted_waiter_against_the_end() -> None:
+    """Ctrl-C in `wait` can leave an `Event` that is broken: the worker that is to set it goes on."""
+    go_on = threading.Event()
+    with StatefulThreadPoolExecutor(1) as pool:
+        future = pool.submit(go_on.wait)
+
+        class Broken:
+            def add_result(self, _: Any) -> None:
+                raise RuntimeError("release unlocked lock")
+
+        future._waiters.append(Broken())
+        go_on.set()
+        assert future.result(5) is True
+        assert pool.submit(int).result(5) == 0
+
+
 def test_a_late_callback_does_not_hold_a_task_up() -> None:
     """A worker that seemed idle, and then has to run a callback, passes on the task that was meant for it."""
     with StatefulThreadPoolExecutor(2) as pool:
