@@ -40,10 +40,11 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
-PATIENCE = 30
+PATIENCE = 20
 
 
 class Broken(AssertionError):
@@ -187,8 +188,12 @@ class Account:
         *args: object,
         door: str = "pool",
         callbacks: int = 1,
+        takes_error: bool = True,
     ) -> Any:
-        """`submit(task, *args)`: a future, with `callbacks` callbacks added. What it raises comes through."""
+        """`submit(task, *args)`: a future, with `callbacks` callbacks added. What it raises comes through.
+
+        With `takes_error` the ledger takes the task's error, which is then neither the scope's to raise nor logged.
+        """
         task = body if isinstance(body, Task) else Task(self, body, door)
         task.enter()
         try:
@@ -197,9 +202,10 @@ class Account:
             task.refuse(exc)
             raise
         task.accept(future)
+        task.takes_error = takes_error
         for _ in range(callbacks):
             task.call_back()
-        future.add_done_callback(task.settle)
+        future.add_done_callback(partial(task.settle, callbacks))
         return future
 
     def map(
@@ -386,6 +392,7 @@ class Task:
         self.refused: BaseException | None = None
         self.called: list[int] = []
         self.expected = 0
+        self.takes_error = True
 
     def __call__(self, *args: Any) -> Any:
         account = self.account
@@ -467,20 +474,20 @@ class Task:
         self.called.append(number)
         self.account.add("callbacks")
 
-    def settle(self, future: Future[Any]) -> None:
-        """The last callback: the future has ended."""
+    def settle(self, callbacks: int, future: Any) -> None:
+        """The last callback of those added by `submit`: the future has ended."""
         account, problem = self.account, self.account.ledger.problem
         account.leave_line(self)
         if future.cancelled():
             fate = "cancelled"
         else:
-            error = future.exception(timeout=0)
+            error = future.exception(timeout=0) if self.takes_error else future._exception
             fate = "returned" if error is None else "raised"
         if self.ended:
             problem(f"the future of {self!r} ends for the second time")
         self.ended.append(fate)
-        if len(self.called) != self.expected:
-            problem(f"{len(self.called)} of {self.expected} callbacks of {self!r} have been called")
+        if self.called[:callbacks] != list(range(callbacks)):
+            problem(f"of {callbacks} callbacks of {self!r} have been called: {self.called}")
         if not self._agrees(fate, None if fate != "raised" else error):
             problem(f"the future of {self!r} is {fate}")
         account.add(fate)
@@ -568,20 +575,25 @@ def raising(error: BaseException) -> Callable[[Task], Any]:
 
 
 class Gate:
-    """Holds a task until it is opened; tells when the task has come to it."""
+    """Holds a task until it is opened, which then does `then`; tells when the task has come to it, and where."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
         self.open = threading.Event()
+        self.thread: threading.Thread | None = None
+        self.state: State | None = None
+        self.then: Callable[[Task], Any] | None = None
 
 
 def gated(gate: Gate, then: Callable[[Task], Any] | None = None) -> Callable[[Task], Any]:
     """Wait at the gate, then go on."""
 
     def body(task: Task) -> Any:
+        gate.thread, gate.state = threading.current_thread(), task.state
         gate.reached.set()
         wait_for(gate.open, task)
-        return None if then is None else then(task)
+        after, gate.then = then or gate.then, None
+        return None if after is None else after(task)
 
     return body
 
