@@ -101,8 +101,9 @@ def others() -> int:
 def asleep(thread: threading.Thread) -> FrameType | None:
     """The frame in which this thread sleeps, if it does."""
     frame = sys._current_frames().get(thread.ident or 0)
-    sleeps = frame is not None and os.path.basename(frame.f_code.co_filename) in {"threading.py", "_waiter.py"}
-    return frame if sleeps else None
+    if frame is None or os.path.basename(frame.f_code.co_filename) not in {"threading.py", "_waiter.py"}:
+        return None
+    return frame if frame.f_code.co_name in {"wait", "join", "_wait_for_tstate_lock"} else None
 
 
 def main_sleeps(function: str) -> bool:
@@ -207,6 +208,27 @@ def a_failed_initializer_leaves_its_tasks_pending(open_pool: Open) -> bool:
     future = open_pool(1, initializer=initializer).submit(int)
     gate.set()
     return ends(future.result)
+
+
+@bug(STDLIB)
+def one_failed_initializer_breaks_a_pool_that_has_worked(open_pool: Open) -> bool:
+    """A worker that can't start costs one task, not the pool, when others have started (AutoGPT PR#9865)."""
+    outcomes = iter([True, False, True])
+    gate = threading.Event()
+
+    def initializer() -> None:
+        if not next(outcomes):
+            raise ValueError
+
+    pool = open_pool(2, initializer=initializer)
+    first = pool.submit(gate.wait)
+    with suppress(RuntimeError):
+        pool.submit(int).result(BOUND)
+    gate.set()
+    try:
+        return first.result() and pool.submit(int).result() == 0
+    except RuntimeError:
+        return False
 
 
 @bug(MPIRE)
@@ -544,8 +566,8 @@ def imap_takes_all_input(open_pool: Open) -> bool:
 @bug(STDLIB, first=(3, 14))
 def map_runs_ahead_by_one_too_many(open_pool: Open) -> bool:
     """No more than `buffersize` items are taken while the first result is waited for (cpython#131466)."""
-    gate, inputs = threading.Event(), Inputs(10)
-    results = open_pool(1).map(lambda _: gate.wait(), inputs, buffersize=2)
+    gate, inputs, pool = threading.Event(), Inputs(10), open_pool(1)
+    results = pool.map(lambda _: gate.wait(), inputs, buffersize=2)
     thread = threading.Thread(target=next, args=(results,), daemon=True)
     thread.start()
     until_asleep(thread)
@@ -622,6 +644,69 @@ def an_idle_worker_keeps_its_last_task(open_pool: Open) -> bool:
     pool.submit(id, argument).result()
     del argument
     return until(lambda: gc.collect() is None or known() is None)
+
+
+@bug(STDLIB, PEBBLE)
+def a_cancelled_task_stays_in_the_queue(open_pool: Open) -> bool:
+    """A cancelled task leaves the queue, and what it refers to is freed, also while all workers are busy."""
+
+    class Argument:
+        pass
+
+    argument = Argument()
+    known = weakref.ref(argument)
+    gate, begun = threading.Event(), threading.Event()
+    pool = open_pool(1)
+    pool.submit(lambda: begun.set() or gate.wait())
+    begun.wait()
+    pool.submit(id, argument).cancel()
+    del argument
+    return until(lambda: gc.collect() is None or known() is None)
+
+
+def everywhere_in_submit(open_pool: Open, act: Callable[[Any], object]) -> bool:
+    """Have `act` called at each event of a trace of `submit`, as by a signal handler; whether everything ends."""
+    threading.Timer(BOUND, tell, [False]).start()
+    event = 1
+    while in_submit(open_pool(1), event, act):
+        event += 1
+    return event > 10
+
+
+def in_submit(pool: Any, event: int, act: Callable[[Any], object]) -> bool:
+    """Have `act` called at this event of a `submit`; whether there was one."""
+    passed = 0
+
+    def trace(*_: object) -> Any:
+        nonlocal passed
+        passed += 1
+        if passed == event:
+            act(pool)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        future = pool.submit(int)
+    except RuntimeError:
+        future = None
+    finally:
+        sys.settrace(None)
+    if future:
+        concurrent.futures.wait([future])
+    pool.shutdown()
+    return passed >= event
+
+
+@bug(STDLIB)
+def a_submit_inside_submit_deadlocks(open_pool: Open) -> bool:
+    """What runs inside `submit`, such as a signal handler or a `__del__`, may submit as well (gcsfs PR#1025)."""
+    return everywhere_in_submit(open_pool, lambda pool: pool.submit(int))
+
+
+@bug(STDLIB)
+def a_shutdown_inside_submit_deadlocks(open_pool: Open) -> bool:
+    """What runs inside `submit`, such as a signal handler, may shut the pool down (cpython#121649)."""
+    return everywhere_in_submit(open_pool, lambda pool: pool.shutdown(cancel_futures=True))
 
 
 @bug(PEBBLE, THREAD_POOL)
