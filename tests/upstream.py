@@ -50,18 +50,23 @@ class Bug(NamedTuple):
     rivals: tuple[str, ...]
     mended: tuple[str, ...]
     versions: tuple[tuple[int, int], tuple[int, int]]  # of the standard library that fail, the first and the last
+    posix: bool  # sends signals, or forks
 
 
 BUGS: dict[str, Bug] = {}
 
 
 def bug(
-    *rivals: str, mended: tuple[str, ...] = (), first: tuple[int, int] = (3, 11), last: tuple[int, int] = (3, 15)
+    *rivals: str,
+    mended: tuple[str, ...] = (),
+    first: tuple[int, int] = (3, 11),
+    last: tuple[int, int] = (3, 15),
+    posix: bool = False,
 ) -> Callable[[Callable[[Open], object]], Callable[[Open], object]]:
     """Have the scenario run, with ours and with these."""
 
     def register(scenario: Callable[[Open], object]) -> Callable[[Open], object]:
-        BUGS[scenario.__name__] = Bug(scenario, rivals, mended, (first, last))
+        BUGS[scenario.__name__] = Bug(scenario, rivals, mended, (first, last), posix)
         return scenario
 
     return register
@@ -409,13 +414,13 @@ def interrupted_block(open_pool: Open, *places: str) -> list[None]:
     return ran
 
 
-@bug(STDLIB, PEBBLE)
+@bug(STDLIB, PEBBLE, posix=True)
 def ctrl_c_in_a_block_runs_the_whole_queue(open_pool: Open) -> bool:
     """Ctrl-C in a `with` block cancels what has not begun (cpython#111358, #80961, pebble#161)."""
     return not interrupted_block(open_pool, "interrupted_block")
 
 
-@bug(STDLIB, first=(3, 13))
+@bug(STDLIB, first=(3, 13), posix=True)
 def exit_runs_what_ctrl_c_had_not_waited_for(open_pool: Open) -> object:
     """Nor does the exit of the interpreter run it, when another Ctrl-C has ended the waiting (the same)."""
     ran = interrupted_block(open_pool, "interrupted_block", "__exit__")
@@ -423,21 +428,22 @@ def exit_runs_what_ctrl_c_had_not_waited_for(open_pool: Open) -> object:
     return TOLD
 
 
-@bug(STDLIB, last=(3, 12))
+@bug(STDLIB, last=(3, 12), posix=True)
 def exit_cuts_off_what_ctrl_c_had_not_waited_for(open_pool: Open) -> object:
     """Ctrl-C while a block waits for its workers: the exit waits for what runs (cpython#90882)."""
-    ended = threading.Event()
+    left, ended = threading.Event(), threading.Event()
     pool = open_pool(1)
 
     def task() -> None:
         until(lambda: main_sleeps("shutdown"))
         interrupt()
-        time.sleep(0.3)  # the time that the main thread has to be gone
-        ended.set()
+        if until(lambda: left.is_set() and asleep(threading.main_thread())):
+            ended.set()
 
     pool.submit(task)
     with suppress(KeyboardInterrupt):
         pool.shutdown()
+    left.set()
     atexit.register(lambda: tell(ended.is_set()))
     return TOLD
 
@@ -458,7 +464,7 @@ def ctrl_c_in_wait_leaves_a_future_locked(open_pool: Open) -> bool:
 # Fork
 
 
-@bug(STDLIB, BOUNDED, MORE_EXECUTORS)
+@bug(STDLIB, BOUNDED, MORE_EXECUTORS, posix=True)
 def submit_hangs_in_a_forked_child(open_pool: Open) -> bool:
     """A child submits to its parent's pool: an error at once, or a result (cpython#89184, more-executors#140)."""
     pool = open_pool(1)
@@ -712,17 +718,18 @@ def a_shutdown_inside_submit_deadlocks(open_pool: Open) -> bool:
 @bug(PEBBLE, THREAD_POOL)
 def exit_cuts_off_what_runs(open_pool: Open) -> object:
     """The interpreter does not exit before what runs has ended."""
-    begun, ended = threading.Event(), threading.Event()
+    begun, left, ended = threading.Event(), threading.Event(), threading.Event()
 
     def task() -> None:
         begun.set()
-        time.sleep(0.3)  # the time that the main thread has to be gone
-        ended.set()
+        if until(lambda: left.is_set() and asleep(threading.main_thread())):
+            ended.set()
 
     pool = open_pool(1)
     atexit.register(lambda: tell(pool and ended.is_set()))
     pool.submit(task)
     begun.wait()
+    left.set()
     return TOLD
 
 
