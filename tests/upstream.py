@@ -186,7 +186,7 @@ def a_failed_initializer_has_no_cause(open_pool: Open) -> bool:
 
 
 @bug(STDLIB)
-def a_failed_initializer_of_a_dropped_pool_says_nothing_to_its_tasks(open_pool: Open) -> bool:
+def a_failed_initializer_of_a_dropped_pool_says_nothing_to_its_tasks(open_pool: Open) -> object:
     """The last reference to a pool goes before its initializer fails: its futures end nevertheless."""
     gate = threading.Event()
 
@@ -216,8 +216,8 @@ def a_failed_initializer_leaves_its_tasks_pending(open_pool: Open) -> bool:
 
 
 @bug(STDLIB)
-def one_failed_initializer_breaks_a_pool_that_has_worked(open_pool: Open) -> bool:
-    """A worker that can't start costs one task, not the pool, when others have started (AutoGPT PR#9865)."""
+def one_failed_initializer_breaks_a_pool_that_has_worked(open_pool: Open) -> object:
+    """A worker that can't start costs one task, not the pool, when others have started (temporalio/sdk-python#245)."""
     outcomes = iter([True, False, True])
     gate = threading.Event()
 
@@ -267,13 +267,35 @@ def torn_down(open_pool: Open, task: Callable[..., object]) -> bool:
 
 
 @bug(BOUNDED)
-def a_bound_needs_a_number_of_workers(open_pool: Open) -> bool:
+def a_bound_needs_a_number_of_workers(open_pool: Open) -> object:
     """The default number of workers goes with a bound."""
     try:
         pool = open_pool(None, bound=10)
     except TypeError:
         return False
     return pool.submit(int).result() == 0
+
+
+@bug(STDLIB, BOUNDED)
+def a_task_whose_submit_raised_runs(open_pool: Open) -> bool:
+    """`submit` raises, since no thread can be started: its task does not run later, with the next one."""
+    ran: list[None] = []
+    pool, start = open_pool(2), threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = refuse  # type: ignore[method-assign]
+    try:
+        pool.submit(ran.append, None)
+    except RuntimeError:
+        raised = True
+    else:
+        raised = False
+    threading.Thread.start = start  # type: ignore[method-assign]
+    pool.submit(int).result()
+    pool.shutdown()
+    return bool(ran) != raised
 
 
 @bug(STDLIB)
@@ -500,7 +522,7 @@ def cancelled_is_seen(open_pool: Open, wait: Callable[[list[Future[Any]]], objec
     futures = [pool.submit(gate.wait), pool.submit(int)]
     waiter = threading.Thread(target=wait, args=(futures,), daemon=True)
     waiter.start()
-    until(lambda: futures[1]._waiters)  # type: ignore[attr-defined]
+    until(lambda: futures[1]._waiters)
     pool.shutdown(wait=False, cancel_futures=True)
     gate.set()
     until(lambda: others() <= 1)  # no worker is left
@@ -596,7 +618,7 @@ def errors_that_nobody_looks_at_are_lost(open_pool: Open) -> bool:
     """The error of a task whose future nobody asks is logged (cpython#85544, #120508)."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
     logging.getLogger().addHandler(handler)
     with open_pool(1) as pool:
         pool.submit(fail)
@@ -608,7 +630,7 @@ COPY = {"copy_context": True}
 
 
 @bug(STDLIB, THREAD_POOL, PEBBLE)
-def a_task_sees_the_context_of_the_one_before(open_pool: Open) -> bool:
+def a_task_sees_the_context_of_the_one_before(open_pool: Open) -> object:
     """With `copy_context`, what a task sets in its context is its own."""
     pool = open_pool(1, ours=COPY)
     pool.submit(VARIABLE.set, "the first one's").result()
@@ -616,7 +638,7 @@ def a_task_sees_the_context_of_the_one_before(open_pool: Open) -> bool:
 
 
 @bug(STDLIB, THREAD_POOL, PEBBLE)
-def a_task_does_not_see_the_context_of_its_submitter(open_pool: Open) -> bool:
+def a_task_does_not_see_the_context_of_its_submitter(open_pool: Open) -> object:
     """With `copy_context`, a task runs in a copy of its submitter's context (sentry#111451, skypilot#10561)."""
     pool = open_pool(1, ours=COPY)
     pool.submit(int).result()  # on free-threaded builds a thread starts with the context of who starts it
@@ -662,8 +684,13 @@ def a_cancelled_task_stays_in_the_queue(open_pool: Open) -> bool:
     argument = Argument()
     known = weakref.ref(argument)
     gate, begun = threading.Event(), threading.Event()
+
+    def begin() -> None:
+        begun.set()
+        gate.wait()
+
     pool = open_pool(1)
-    pool.submit(lambda: begun.set() or gate.wait())
+    pool.submit(begin)
     begun.wait()
     pool.submit(id, argument).cancel()
     del argument
