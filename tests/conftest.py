@@ -1,6 +1,7 @@
-"""What every test gets: no thread outlives it."""
+"""What every test gets: no thread outlives it. SWITCH_INTERVAL in the environment is for all of them, in seconds."""
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -14,6 +15,12 @@ def short_collections() -> None:
     """Have collections look at what tests make only: there is one after each test, and in many."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def switch_interval() -> None:
+    """Switch threads as often as is asked for."""
+    sys.setswitchinterval(float(os.environ.get("SWITCH_INTERVAL", sys.getswitchinterval())))
 
 
 @pytest.fixture(autouse=True)
