@@ -428,7 +428,13 @@ class TestSweep:
         with StatefulThreadPoolExecutor(1) as pool:
             queue, free = pool._queue, busy(pool)
             kept = pool.submit(int)
-            queue.tasks = queue.front = self._copying(queue.tasks, kept.cancel)
+
+            class Gone(list[None]):
+                def clear(self) -> None:
+                    kept.cancel()
+                    super().clear()
+
+            queue.gone = Gone()
             queue._sweep()
             started, go_on = threading.Event(), threading.Event()
             pool.submit(lambda: (started.set(), go_on.wait(20)))
