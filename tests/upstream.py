@@ -422,6 +422,7 @@ def interrupted_block(open_pool: Open, *places: str) -> list[None]:
         for place in places:
             until(lambda place=place: main_sleeps(place) or left.is_set())  # type: ignore[misc]
             interrupt()
+        until(lambda: main_sleeps("__exit__") or left.is_set())  # its handler has run, but the block need not know yet
 
     with suppress(KeyboardInterrupt):
         try:
