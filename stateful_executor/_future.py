@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import name_of, tell
 from ._stats import ONE
-from ._waiter import Waiter, elsewhere, headroom, here, sleep_until
+from ._waiter import Waiter, elsewhere, headroom, here, locked, sleep_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -240,12 +240,21 @@ class Future(concurrent.futures.Future[T]):
 
     def _watch(self, watcher: Watcher) -> None:
         if self._watchers is None:
-            fresh: list[Watcher] = []
-            with making:
-                if self._watchers is None:
-                    self._watchers = fresh
-        self._watchers.append(watcher)
+            locked(making, self._make_watchers)
+        self._watchers.append(watcher)  # type: ignore[union-attr]  # made by now
         self._token.extend(())  # the anchor
+
+    def _make_watchers(self) -> None:
+        if self._watchers is None:
+            self._watchers = []
+
+    def _make_callbacks(self) -> None:
+        if self._callbacks is None:
+            self._callbacks = []
+
+    def _make_bridge(self) -> None:
+        if self._made_bridge is None:
+            self._made_bridge = _Bridge(self)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(self)` when the task has ended or was cancelled, and log what it raises.
@@ -255,11 +264,8 @@ class Future(concurrent.futures.Future[T]):
         callback: list[Callable[[Future[T]], object]] = [fn]
         if not self.done():
             if self._callbacks is None:
-                fresh: list[list[Callable[[Future[T]], object]]] = []
-                with making:
-                    if self._callbacks is None:
-                        self._callbacks = fresh
-            self._callbacks.append(callback)
+                locked(making, self._make_callbacks)
+            self._callbacks.append(callback)  # type: ignore[union-attr]  # made by now
             self._token.extend(())  # the anchor
             if not self.done():
                 return
@@ -473,13 +479,10 @@ class Future(concurrent.futures.Future[T]):
         return self._bridge()
 
     def _bridge(self) -> _Bridge:
+        if self._made_bridge is None:
+            locked(making, self._make_bridge)
         bridge = self._made_bridge
-        if bridge is None:
-            fresh = _Bridge(self)
-            with making:
-                if self._made_bridge is None:
-                    self._made_bridge = fresh
-                bridge = self._made_bridge
+        assert bridge is not None
         if self._watchers is None or bridge not in self._watchers:
             self._watch(bridge)  # twice, when two threads come here at once: it tells each waiter only once
         return bridge

@@ -73,7 +73,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ._exit import in_subinterpreter
 from ._state import name_of
 from ._stats import ONE, Counts, PoolCounts, PoolStats
-from ._waiter import Deadline, Waiter, elsewhere, here, sleep_until
+from ._waiter import Deadline, Waiter, elsewhere, here, locked, sleep_until
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
@@ -351,9 +351,8 @@ class TaskQueue:
         Their submits found as many workers as there may be, of which one did not start in the end. A worker that is
         there now sees to them, or whoever tries to start it does.
         """
-        with self.lock:
-            if self.workers:
-                return
+        if locked(self.lock, lambda: bool(self.workers)):
+            return
         interrupt = None
         for task in self.waiting_tasks():
             if task._begin():
@@ -404,12 +403,14 @@ class TaskQueue:
         return True
 
     def _mint_place(self, task: Future[Any]) -> bool:
-        with self.lock:
+        def mint() -> bool:
             if self.unminted <= 0:
                 return False
             self.unminted -= 1
             task._placed = True  # one step with the count
-        return True
+            return True
+
+        return locked(self.lock, mint)
 
     def _wait_for_place(self, task: Future[Any], scope: Scope[Any] | None) -> None:
         waiter = Waiter()
@@ -439,8 +440,7 @@ class TaskQueue:
         if self.places or self.unminted > 0:
             self.wake_submitter()
         blocked = time.monotonic() - since
-        with self.lock:
-            self.counts.seconds_blocked += blocked
+        locked(self.lock, partial(self.counts.add_blocked, blocked))
 
     def backlog_full(self) -> BacklogFull:
         """The error of a submit that waited in vain."""
@@ -590,8 +590,8 @@ class TaskQueue:
         if sys.is_finalizing():
             return True  # they all have; and a daemon thread that was stopped for good may have had the lock
         deadline = Deadline(timeout)
-        with self.lock:  # whoever looked at `refusal` too early to see it has entered its worker by now
-            workers = [*self.workers, *self.retired]
+        # Whoever looked at `refusal` too early to see it has entered its worker when this has the lock.
+        workers = locked(self.lock, lambda: [*self.workers, *self.retired])
         for worker in workers:
             if self.forked:
                 return True
@@ -623,8 +623,8 @@ class TaskQueue:
             raise self.refusal()
         if scope is not None and (scope._closed or scope._cancelled):
             raise scope._refusal()
-        with self.lock:  # a worker that has entered has its index by now; -1: just being entered, in this very thread
-            workers = list(self.workers)
+        # A worker that has entered has its index by now; -1: just being entered, in this very thread.
+        workers = locked(self.lock, lambda: list(self.workers))
         there = [worker for worker in workers if worker in among and worker.index >= 0]
         tasks: list[Future[T]] = []
         try:
@@ -652,12 +652,17 @@ class TaskQueue:
 
     def _hand_to(self, worker: Worker, task: Future[Any]) -> bool:
         """False when `worker` is ending, or has ended."""
-        with self.lock:  # see `Worker._stop_broadcasts`
+
+        def hand() -> bool:
             if worker not in self.workers or worker.leaving or self.refusal is not None:
                 return False
             worker.broadcasts.append(task)
-        worker.rouse()
-        return True
+            return True
+
+        taken = locked(self.lock, hand)  # see `Worker._stop_broadcasts`
+        if taken:
+            worker.rouse()
+        return taken
 
     # Counting
 
@@ -680,11 +685,13 @@ class TaskQueue:
         A task leaves the backlog before it counts as running, and that before it counts as ended. The look goes the
         other way, so that it may miss a task between two of them, but never counts one twice.
         """
-        with self.lock:  # a worker that retires leaves `workers` and enters `past` at once
-            workers = list(self.workers)
-            counts = Counts()
+        counts = Counts()
+
+        def begin() -> tuple[list[Worker], float]:
             counts.add(self.counts.past)
-            seconds_blocked = self.counts.seconds_blocked
+            return list(self.workers), self.counts.seconds_blocked
+
+        workers, seconds_blocked = locked(self.lock, begin)  # who retires leaves `workers` and enters `past` at once
         for worker in workers:
             counts.add(worker.counts)
             counts.completed += worker.completed
@@ -727,16 +734,16 @@ def _join_threads(workers: list[Worker]) -> None:
     Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
     and the exit of the interpreter, waits for. So another thread looks for the main one.
     """
-    if sys.version_info >= (3, 13) or threading.get_ident() != threading.main_thread().ident:
+    if sys.version_info < (3, 13) and threading.get_ident() == threading.main_thread().ident:
+        waiter = Waiter()
+        try:
+            start_new_thread(_until_gone, (workers, waiter))
+        except RuntimeError:  # the interpreter exits, or there is no thread to be had
+            _until_gone(workers, waiter)
+        waiter.wait()
+    else:
         for worker in workers:
             worker.join_thread()
-        return
-    waiter = Waiter()
-    try:
-        start_new_thread(_until_gone, (workers, waiter))
-    except RuntimeError:  # the interpreter exits, or there is no thread to be had
-        _until_gone(workers, waiter)
-    waiter.wait()
 
 
 def _until_gone(workers: list[Worker], waiter: Waiter) -> None:

@@ -6,6 +6,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+from ._waiter import locked
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolStats:
@@ -135,6 +137,13 @@ class PoolCounts:
 
     def never_less(self, lock: threading.RLock, submitted: int, seconds: float) -> tuple[int, float]:
         """The sums, or what was said before if that is higher: a sum misses what is on its way from part to part."""
-        with lock:
+
+        def keep() -> tuple[int, float]:
             self._seen = max(self._seen[0], submitted), max(self._seen[1], seconds)
             return self._seen
+
+        return locked(lock, keep)
+
+    def add_blocked(self, seconds: float) -> None:
+        """Under the queue's lock: somebody has waited for a place."""
+        self.seconds_blocked += seconds
