@@ -7,6 +7,7 @@ it is stuck in; where nothing tells, a rival has `BOUND` seconds to show that it
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import concurrent.futures
 import faulthandler
@@ -245,21 +246,29 @@ def a_failed_task_skips_the_teardown(open_pool: Open) -> bool:
 @bug(MPIRE)
 def a_pool_kept_alive_skips_the_teardown(open_pool: Open) -> bool:
     """What an initializer made is torn down at the end of a pool that was to live longer than one map."""
-    return torn_down(open_pool, str)
+    return torn_down(open_pool, str, keep_alive=True)
+
+
+@bug(MPIRE)
+def a_single_task_skips_the_teardown(open_pool: Open) -> bool:
+    """What an initializer made is torn down, also when it was for one task that was no part of a map."""
+    return torn_down(open_pool, str, single=True)
 
 
 def fail(*_: object) -> None:
     raise LookupError
 
 
-def torn_down(open_pool: Open, task: Callable[..., object]) -> bool:
+def torn_down(open_pool: Open, task: Callable[..., object], *, single: bool = False, keep_alive: bool = False) -> bool:
     """Whether the teardown has run at the end of the block."""
     torn: list[object] = []
-    with suppress(LookupError), open_pool(1, ours={"initializer": object, "finalizer": torn.append}) as pool:
+    ours, theirs = {"initializer": object, "finalizer": torn.append}, {"keep_alive": keep_alive}
+    with suppress(LookupError), open_pool(1, ours=ours, theirs=theirs) as pool:
         if hasattr(pool, "submit"):
             pool.submit(task, 1).result()
         else:
-            pool.map(task, [1], worker_init=object, worker_exit=lambda: torn.append(None))
+            run, args = (pool.apply, (1,)) if single else (pool.map, [1])
+            run(task, args, worker_init=object, worker_exit=lambda: torn.append(None))
     return len(torn) == 1
 
 
@@ -356,6 +365,26 @@ def a_task_that_submits_while_the_pool_is_full_deadlocks(open_pool: Open) -> boo
         return [pool.submit(int) for _ in range(5)]
 
     return ends(pool.submit(task).result)
+
+
+@bug(MORE_EXECUTORS, BOUNDED)
+def a_full_pool_stops_the_event_loop(open_pool: Open) -> bool:
+    """`asubmit` waits for a place while the event loop goes on, which is to make one (trio#64, deadpool's README)."""
+    gate, pool = threading.Event(), open_pool(1, bound=1)
+
+    async def one() -> None:
+        if hasattr(pool, "asubmit"):
+            await (await pool.asubmit(gate.wait))
+        else:
+            await asyncio.get_running_loop().run_in_executor(pool, gate.wait)
+
+    async def several() -> None:
+        tasks = [asyncio.create_task(one()) for _ in range(5)]
+        await asyncio.sleep(0)  # each has begun
+        gate.set()
+        await asyncio.gather(*tasks)
+
+    return ends(lambda: asyncio.run(several()))
 
 
 # Nesting
@@ -502,7 +531,28 @@ def submit_hangs_in_a_forked_child(open_pool: Open) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 2
 
 
+@bug(STDLIB, PEBBLE, posix=True)
+def result_hangs_in_a_forked_child(open_pool: Open) -> bool:
+    """A child asks for the result of a task that its parent's worker runs: an error at once (more-executors#140)."""
+    gate = threading.Event()
+    future = open_pool(1).submit(gate.wait)
+    until(future.running)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if ends(future.result) else 2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 # Waiting
+
+
+@bug(STDLIB, PEBBLE)
+def wait_hangs_for_a_cancelled_task_of_a_busy_pool(open_pool: Open) -> bool:
+    """`wait()` returns for a task that was cancelled before, though no worker is free to see that (cpython#92001)."""
+    gate, pool = threading.Event(), open_pool(1)
+    until(pool.submit(gate.wait).running)
+    future = pool.submit(int)
+    return future.cancel() and ends(concurrent.futures.wait, [future])
 
 
 @bug(STDLIB)
@@ -611,7 +661,44 @@ def map_of_a_dropped_pool_ends_early(open_pool: Open) -> bool:
     return len(list(results)) == 8
 
 
+@bug(STDLIB, first=(3, 14))
+def map_of_a_pool_shut_down_meanwhile_drops_results(open_pool: Open) -> bool:
+    """With `buffersize`, the results of what was submitted come, then the error that no more is (cpython#146392)."""
+    with open_pool(1) as pool:
+        results = pool.map(str, range(8), buffersize=2)
+    got: list[str] = []
+    try:
+        got.extend(results)
+    except RuntimeError:
+        return got == ["0", "1"]
+    return False
+
+
+@bug(STDLIB, PEBBLE)
+def map_leaves_tasks_behind_when_its_input_fails(open_pool: Open) -> bool:
+    """The input of a `map` raises: what has not begun, and nobody has a future of, is cancelled."""
+    gate, pool = threading.Event(), open_pool(1)
+    ran: list[int] = []
+
+    def inputs() -> Iterator[int]:
+        yield from range(10)
+        raise LookupError
+
+    until(pool.submit(gate.wait).running)
+    with suppress(LookupError):
+        pool.map(ran.append, inputs())
+    gate.set()
+    pool.submit(int).result()
+    return not ran
+
+
 # Errors and contexts
+
+
+@bug(THREAD_POOL)
+def a_task_that_exits_never_ends(open_pool: Open) -> bool:
+    """`SystemExit` is a task's error as any other: its result tells (cpython PR#101081)."""
+    return ends(open_pool(1).submit(sys.exit).result)
 
 
 @bug(STDLIB)
@@ -785,12 +872,16 @@ def opener(name: str) -> Open:
         cls.submit = submit
 
     def open_pool(
-        workers: int | None, bound: int | None = None, ours: dict[str, Any] | None = None, **options: Any
+        workers: int | None,
+        bound: int | None = None,
+        ours: dict[str, Any] | None = None,
+        theirs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> Any:
         if name == OURS:
             return cls(workers, max_backlog=bound, **options, **(ours or {}))
         if name == MPIRE:
-            return cls(workers, start_method="threading", keep_alive=True)
+            return cls(workers, start_method="threading", **(theirs or {}))
         if name == MORE_EXECUTORS:
             return cls.thread_pool(max_workers=workers, **options).with_throttle(workers, block=True)
         pool = cls(workers, **options)
