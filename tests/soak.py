@@ -38,6 +38,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -573,8 +574,10 @@ def carry_out(plan: Plan) -> Round:
     sys.setswitchinterval(plan["switch_interval"])
     run = Round(plan)
 
-    def on_sigint(*_: object) -> None:
-        if run.armed:
+    def on_sigint(_: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code is not Hand.carry_out.__code__:
+            frame = frame.f_back
+        if frame is not None and run.armed:  # in the middle of an operation
             run.armed -= 1
             raise KeyboardInterrupt
 
@@ -586,8 +589,7 @@ def carry_out(plan: Plan) -> Round:
         thread.start()
     sender = threading.Thread(target=interrupt_at_random, args=(run, stop), name="sender")
     sender.start()
-    uninterrupted(first.work)
-    uninterrupted(partial(setattr, run, "armed", 0))
+    first.work()
     if plan["ending"] == "shutdown meanwhile":
         run.is_open = False
         run.pool.shutdown(wait=False)  # type: ignore[union-attr]
@@ -604,14 +606,6 @@ def join(thread: threading.Thread, run: Round) -> None:
     thread.join(PATIENCE)
     if thread.is_alive():
         run.fault(f"{thread.name} hangs")
-
-
-def uninterrupted(fn: Callable[[], object]) -> None:
-    """Call `fn`, which may be called again, until no Ctrl-C comes in between."""
-    while True:
-        with suppress(KeyboardInterrupt):
-            fn()
-            return
 
 
 def end(run: Round) -> None:
