@@ -31,7 +31,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError, Future, as_completed, wait
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
