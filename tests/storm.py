@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -67,7 +67,7 @@ class Round:
 
 
 def submitting(run: Round) -> None:
-    """Submit, to a pool without a bound."""
+    """Submit, with places enough."""
     for _ in range(20):
         run.futures.append(run.pool.submit(run.task))
 
@@ -121,7 +121,7 @@ def initializing(run: Round) -> None:
     run.pool.with_state(lambda: time.sleep(2 * HELD)).submit(lambda _: run.task()).result()
 
 
-BOUNDED = (blocked, scope_end)
+BOUNDS = {submitting: 30, blocked: 1, scope_end: 1}
 SCENARIOS = {
     fn.__name__: fn
     for fn in (submitting, blocked, results, scope_body, scope_end, mapping, shutting_down, initializing)
@@ -145,7 +145,7 @@ class Storm:
         length = min(self.measured() for _ in range(5))
         while self.counts["interrupts"] < self.interrupts and not self.faults:
             sender = threading.Thread(target=self.send, args=(self.dice.random() * length * 1.1,))
-            run = Round(max_backlog=1 if self.scenario in BOUNDED else None)
+            run = Round(max_backlog=BOUNDS.get(self.scenario))
             sender.start()
             error = self.attempt(run)
             sender.join()
@@ -153,7 +153,7 @@ class Storm:
 
     def measured(self) -> float:
         """The seconds that the scenario takes."""
-        run = Round(max_backlog=1 if self.scenario in BOUNDED else None)
+        run = Round(max_backlog=BOUNDS.get(self.scenario))
         start = time.perf_counter()
         self.scenario(run)
         length = time.perf_counter() - start
@@ -181,15 +181,15 @@ class Storm:
 
     def check(self, run: Round, error: KeyboardInterrupt | None) -> None:
         """What the interrupt has left."""
-        traceback, inside = error and error.__traceback__, False
-        while traceback is not None:
-            inside = inside or traceback.tb_frame.f_code.co_filename.startswith(PACKAGE)
-            traceback = traceback.tb_next
-        self.counts["in the library"] += inside
+        where = [frame for frame in walk(error) if frame[0].co_filename.startswith(PACKAGE)]
+        self.counts["in the library"] += bool(where)
         scope, queue = run.scope, run.pool._queue
         begun = None
         if scope is not None and scope._entered and not scope._closed:
             self.counts["in Python's own window"] += 1  # see `Scope`
+            code, line = where[-1] if where else (None, None)
+            at_a_border = code is None or "_enter" in code.co_name or line == code.co_firstlineno
+            self.expect(at_a_border, f"the scope is left without a join, by an interrupt in {code}, line {line}")
         elif scope is not None:
             begun = len(run.begun)
             self.expect(not scope._pending, "the scope has ended before its tasks")
@@ -210,6 +210,14 @@ class Storm:
             self.faults.append(f"round {self.counts['interrupts']}: {otherwise}")
 
 
+def walk(error: BaseException | None) -> Iterator[tuple[CodeType, int]]:
+    """The functions and lines of the traceback, outermost first."""
+    traceback = error and error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame.f_code, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
 def once(scenario: Callable[[Round], None]) -> None:
     """Repeat the scenario until SIGINT ends this process; at its very end, say what is left."""
     runs: list[Round] = []
@@ -225,7 +233,7 @@ def once(scenario: Callable[[Round], None]) -> None:
     atexit.register(account)
     print("ready", flush=True)
     while True:
-        run = Round(max_backlog=1 if scenario in BOUNDED else None)
+        run = Round(max_backlog=BOUNDS.get(scenario))
         runs.append(run)
         scenario(run)
         run.pool.shutdown()
