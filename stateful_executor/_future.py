@@ -579,6 +579,8 @@ class _Bridge:
         future = self._future()
         if future is None:
             return
+        if type(getattr(waiter, "event", None)) is threading.Event:
+            waiter.event = _Event()
         told_by_its_state = self.seen(future._phase) in (FINISHED, CANCELLED_AND_NOTIFIED)
         self._rights[waiter] = [] if told_by_its_state else [None]
         if future.done():
@@ -605,5 +607,31 @@ class _Bridge:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
-            except Exception:  # Ctrl-C has ended that wait, and broken its `Event`: nobody waits there any more
+            except Exception:  # Ctrl-C has ended that wait, and left it broken: nobody waits there any more
                 tell(logger.debug, "who waited for %r can't be told of its end", future)
+
+
+class _Event:
+    """In place of the `threading.Event` on which `wait` and `as_completed` sleep, in the thread that made it.
+
+    Ctrl-C in the Python code of that one can leave its lock held, and then who ends the task would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._waiter: Waiter = Waiter()
+        self._is_set: bool = False
+
+    def set(self) -> None:
+        """From any thread."""
+        self._is_set = True
+        self._waiter.wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it was set before `timeout` seconds had passed."""
+        return sleep_until(self.is_set, self._waiter, timeout)

@@ -694,6 +694,8 @@ def soak(minutes: float, seed: int, jobs: int) -> int:
             path.unlink()
             total += counts
             total["rounds"] += 1
+            if total["rounds"] % 500 == 0:
+                print(f"{(time.monotonic() - began) / 60:.1f} minutes: {dict(total)}", flush=True)
     folder.rmdir()
     print(f"{(time.monotonic() - began) / 60:.1f} minutes without a fault:")
     for name, number in total.most_common():

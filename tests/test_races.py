@@ -5,6 +5,7 @@ Most stages are deques, lists and dicts that call a hook before or after the ste
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -278,6 +279,24 @@ def test_interrupted_wait_against_the_end() -> None:
     assert future.result(5) is True
     assert wait([future], 5).done == {future}
     pool.shutdown(timeout=5)
+
+
+def test_wait_sleeps_on_no_lock_of_its_own() -> None:
+    """Ctrl-C in `threading.Event` can leave it locked: `wait` does not sleep on one, so its worker is not held up."""
+    go_on = threading.Event()
+    with StatefulThreadPoolExecutor(1) as pool:
+        future = pool.submit(go_on.wait)
+        waiter = concurrent.futures._base._AsCompletedWaiter()  # type: ignore[attr-defined]
+        broken = waiter.event
+        broken._cond.acquire()  # as it may be left
+        future._waiters.append(waiter)
+        go_on.set()
+        assert future.result(5) is True
+        assert pool.submit(int).result(5) == 0
+        assert waiter.event.wait(5)
+        waiter.event.clear()
+        assert not waiter.event.wait(0)
+        assert waiter.finished_futures == [future]
 
 
 def test_interrupted_waiter_against_the_end() -> None:
