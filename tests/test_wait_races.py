@@ -266,15 +266,15 @@ class TestEndOfATask:
         lock = _future.making
 
         class Making:
-            def __enter__(self) -> None:
-                lock.__enter__()
+            def acquire(self) -> None:
+                lock.acquire()
                 if moment == "taken":
                     finalizer()
 
-            def __exit__(self, *exc: object) -> None:
+            def release(self) -> None:
                 if moment == "given back":
                     finalizer()
-                lock.__exit__(None, None, None)
+                lock.release()
 
         def finalizer() -> None:
             if todo:
