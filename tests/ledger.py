@@ -39,7 +39,8 @@ import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -618,7 +619,9 @@ def nesting(
             future = task.account.submit(submit, inner, door=door)
         except RuntimeError:  # the pool, or the scope, takes no more
             return None
-        return future.exception(PATIENCE) if waits and not future.cancelled() else None
+        with suppress(CancelledError):  # when the pool, or the scope, cancels what has not begun
+            return future.exception(PATIENCE) if waits else None
+        return None
 
     return body
 

@@ -35,6 +35,7 @@ from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, StatePoli
 
 pytestmark = pytest.mark.timeout(0 if "STATEFUL_EXECUTOR_EXAMPLES" in os.environ else 300)  # time to shrink, too
 
+LIVELY = 6  # tasks before a pool is shut down, lest most of them live for no more than one or two
 EXAMPLES = int(os.environ.get("STATEFUL_EXECUTOR_EXAMPLES", "0"))
 
 
@@ -124,6 +125,10 @@ class ModelScope:
         self.scope = self.view = None
 
 
+def repeating(times: int, body: Callable[[Task], Any]) -> Callable[[Task], Any]:
+    return lambda task: [body(task) for _ in range(times)]
+
+
 def until(what: Callable[[], Any], expected: Any, context: Callable[[], object] = lambda: "") -> None:
     """Wait until `what()` is `expected`, not for ever."""
     give_up = time.monotonic() + PATIENCE
@@ -134,6 +139,8 @@ def until(what: Callable[[], Any], expected: Any, context: Callable[[], object] 
 
 class PoolMachine(RuleBasedStateMachine):
     """One driver thread; each task waits at a gate, unless the rule says otherwise."""
+
+    extra_uses = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,6 +214,9 @@ class PoolMachine(RuleBasedStateMachine):
         callbacks=st.integers(0, 2),
     )
     def submit(self, door: str, which: int, callbacks: int) -> None:
+        self.submit_by(door, which, callbacks)
+
+    def submit_by(self, door: str, which: int, callbacks: int) -> None:
         scope = None
         if door.startswith("scope"):
             if not self.scopes:
@@ -216,6 +226,13 @@ class PoolMachine(RuleBasedStateMachine):
         task.seen = which
         var.set(which)
         self.expect_refusal_or(task, lambda: self._submit(task, callbacks))
+
+    @is_open
+    @precondition(lambda self: self.pool is not None)
+    @rule(many=st.lists(st.sampled_from(["pool", "view", "bound"]), min_size=1, max_size=4))
+    def submit_many(self, many: list[str]) -> None:
+        for door in many:
+            self.submit_by(door, 0, 1)
 
     def _submit(self, task: ModelTask, callbacks: int) -> Any:
         scope = task.scope.scope if task.scope else None
@@ -322,7 +339,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(
         which=st.integers(0, 2),
-        how=st.sampled_from(["return", "raise", "discard", "nest", "nest view", "nest scope", "return", "raise"]),
+        how=st.sampled_from(["return", "raise", "discard", "nest", "nest view", "nest view twice", "nest scope"]),
     )
     def release(self, which: int, how: str) -> None:
         self.end(self.running[which % len(self.running)], how)
@@ -354,7 +371,7 @@ class PoolMachine(RuleBasedStateMachine):
         if worker.stale:
             self.drop_own(worker)
         if extra and worker.state is None:  # what was made for the inner task stays
-            worker.state, worker.uses = True, 1
+            worker.state, worker.uses = True, self.extra_uses
         elif extra:
             self.counts["torn_down"] += 1
         self.run_broadcasts(worker)
@@ -369,18 +386,29 @@ class PoolMachine(RuleBasedStateMachine):
         scope = self.scopes[0] if self.scopes else None
         if self.pool is None or len(self.running) < self.max_workers or (how == "nest scope" and scope is None):
             return False  # another worker might run it
-        door = {"nest": self.pool, "nest view": self.view, "nest scope": scope and scope.scope}[how]
-        task.gate.then = nesting(door.submit, returning(1))
-        if self.shut or (how == "nest scope" and scope.cancelled):
+        door = {"nest": self.pool, "nest scope": scope and scope.scope}.get(how, self.view)
+        times = 2 if how == "nest view twice" else 1
+        task.gate.then = repeating(times, nesting(door.submit, returning(1)))
+        if self.shut or (how == "nest scope" and scope is not None and scope.cancelled):
             return False
-        self.counts["completed"] += 1
-        if how != "nest view":
+        self.counts["completed"] += times
+        if not how.startswith("nest view"):
             return False
+        return self.lend_inside(worker, own, times)
+
+    def lend_inside(self, worker: ModelWorker, own: bool, times: int) -> bool:
+        """Tasks are lent a state, one after the other, inside the task of `worker`."""
         if own:
             self.counts["made"] += 1
-            return True
-        self.lend_own(worker, True)
-        self.take_back_own(worker)
+            if times != self.max_tasks:
+                self.extra_uses = times
+                return True
+            self.counts["discarded"] += 1
+            self.counts["torn_down"] += 1
+            return False
+        for _ in range(times):
+            self.lend_own(worker, True)
+            self.take_back_own(worker)
         return False
 
     def ended(self, task: ModelTask, how: str) -> None:
@@ -512,10 +540,15 @@ class PoolMachine(RuleBasedStateMachine):
         scope.end.set()
         if raises:
             self.cancel_scope(scope)
-            self.at_rest()  # what was waiting is cancelled before the others have ended
+            # What was waiting is cancelled before the others have ended.
+            until(self.account.queue.backlog, len(self.waiting), self.account.queue.stats)
+        moved = False  # else a worker may have torn down between two tasks, and the block ends before the second
         while busy := self.holds_up(scope):
-            assert scope.thread.is_alive(), f"the block ended before {busy[0].task.entry!r}"
+            tasks = [*self.waiting, *(worker.task for worker in busy)]
+            certain = not moved or any(task.scope is scope for task in tasks)
+            assert scope.thread.is_alive() or not certain, f"the block ended before {busy[0].task.entry!r}"
             self.end(busy[0], "return")
+            moved = True
         scope.thread.join(PATIENCE)
         assert not scope.thread.is_alive(), "the block does not end"
         for worker in self.workers:
@@ -550,7 +583,7 @@ class PoolMachine(RuleBasedStateMachine):
     # Ending the pool
 
     @is_open
-    @precondition(lambda self: self.pool is not None)
+    @precondition(lambda self: self.pool is not None and len(self.futures) >= LIVELY)
     @rule(cancels=st.booleans(), how=st.sampled_from(["goes on", "waits", "has no time"]))
     def shutdown(self, cancels: bool, how: str) -> None:
         if how == "goes on":
@@ -578,7 +611,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert not any(worker.thread.is_alive() for worker in self.workers)
 
     @is_open
-    @precondition(lambda self: self.pool is not None and not self.scopes and not self.has_bound())
+    @precondition(
+        lambda self: self.pool is not None and not self.scopes and len(self.futures) >= LIVELY and not self.has_bound()
+    )
     @rule()
     def drop(self) -> None:
         """Nobody refers to the pool any more."""
@@ -588,8 +623,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.shuts(cancels=False)
 
     def has_bound(self) -> bool:
-        """Whether a task refers to the pool, since its function is bound to it."""
-        return any(task.door == "bound" for task in [*self.waiting, *(worker.task for worker in self.running)])
+        """Whether a task refers to the pool, since its function, or the traceback of its error, does."""
+        return any(task.door == "bound" and task.phase in ("waiting", "running", "raised") for task in self.futures)
 
     def shuts(self, cancels: bool) -> None:
         self.shut = self.ends = True
@@ -678,14 +713,14 @@ class PoolMachine(RuleBasedStateMachine):
 
 def test_one_driver() -> None:
     """Whatever one thread does with pools whose tasks wait for it: all is as the model says."""
-    run_state_machine_as_test(PoolMachine, settings=profile(60, stateful_step_count=40))
+    run_state_machine_as_test(PoolMachine, settings=profile(350, stateful_step_count=50))
 
 
 # Many threads
 
 index = st.integers(0, 20)
 doors = st.sampled_from(["pool", "view", "bound", "other"])
-kinds = st.sampled_from(["return", "raise", "discard", "nest", "nest in a scope", "two deep"])
+kinds = st.sampled_from(["return", "raise", "discard", "nest", "nest twice", "nest in a scope", "two deep"])
 submits = st.tuples(st.just("submit"), doors, kinds, st.integers(0, 2))
 simple = st.one_of(
     submits,
@@ -778,8 +813,8 @@ class Run:
             case "discard":
                 view = self.views.get("view" if door == "bound" else door)
                 return returning(None) if view is None else discarding(view.discard)
-            case "nest":
-                return nesting(submit, returning(1))
+            case "nest" | "nest twice":
+                return repeating(1 + (kind == "nest twice"), nesting(submit, returning(1)))
             case "two deep":
                 return nesting(submit, nesting(submit, raising(Boom())))
             case "nest in a scope":
@@ -901,7 +936,7 @@ class Run:
             self.pool.shutdown(waits, cancel_futures=True)
 
 
-@profile(250)
+@profile(300)
 @given(
     parameters=st.fixed_dictionaries(
         {
