@@ -581,8 +581,12 @@ class TaskQueue:
 
     def backlog(self) -> int:
         """The number of tasks that have not begun."""
-        if self.front is self.tasks and not self.gone and not self.counts.swept:
-            return len(self.tasks)
+        length = len(self.tasks)
+        # It may count tasks that had gone, and those that took their places, when the entries of the former are taken
+        # before the look at `gone`. (Looked at the other way round, it would as soon as one goes in between.)
+        exceeds = self.max_backlog is not None and length > self.max_backlog
+        if self.front is self.tasks and not self.gone and not self.counts.swept and not exceeds:
+            return length
         return len(self.waiting_tasks())
 
     def join(self, timeout: float | None = None) -> bool:

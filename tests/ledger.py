@@ -264,9 +264,9 @@ class Account:
         pool = None if self.pool is None else self.pool()
         if pool is None or self.max_backlog is None or self.overflows:
             return
-        backlog = pool.stats().backlog
-        if backlog > self.max_backlog:
-            self.ledger.problem(f"the backlog has {backlog} tasks, {self.max_backlog} are allowed")
+        stats = pool.stats()
+        if stats.backlog > self.max_backlog or stats.peak_backlog > self.max_backlog:
+            self.ledger.problem(f"the backlog has had more than {self.max_backlog} tasks: {stats}")
 
     def check(self) -> None:
         """The pool's workers have ended."""

@@ -860,3 +860,30 @@ def test_repr() -> None:
             "<StatefulThreadPoolExecutor unbounded: 0 of 3 workers, 0 idle, 0 states; "
             "0 tasks running, 0 in the backlog>"
         )
+
+
+def test_backlog_is_never_above_its_bound() -> None:
+    """A task is cancelled and another one takes its place while `stats()` looks: neither figure counts both."""
+
+    class Gone(list[None]):
+        """What counts the cancelled, with a hook after a look at it."""
+
+        on_look: Callable[[], object] | None = None
+
+        def __len__(self) -> int:
+            length = super().__len__()
+            hook, self.on_look = self.on_look, None
+            if hook is not None:
+                hook()
+            return length
+
+    go_on = threading.Event()
+    with StatefulThreadPoolExecutor(1, max_backlog=2) as pool:
+        pool.submit(go_on.wait)
+        until(lambda: pool.stats().running)
+        futures = [pool.submit(int), pool.submit(int)]
+        gone = pool._queue.gone = Gone()
+        gone.on_look = lambda: (futures[0].cancel(), pool.submit(int))
+        stats = pool.stats()
+        go_on.set()
+    assert (stats.backlog, stats.peak_backlog) == (2, 2)
