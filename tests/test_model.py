@@ -858,10 +858,11 @@ class Run:
         if futures:
             future, _ = futures[which % len(futures)]
             called: list[Any] = []
-            future.add_done_callback(called.append)
             done = future.done()
+            future.add_done_callback(called.append)
+            assert called == [future] or not done
             wait([future], PATIENCE)
-            assert future.done() and (called == [future] or not done)
+            assert future.done()
 
     def map(self, futures: list[Any], door: str, name: str, number: int, chunksize: int) -> None:
         mapper = getattr(self.pool if door in ("pool", "bound") else self.views[door], name)
