@@ -41,7 +41,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -203,10 +202,10 @@ class Account:
             task.refuse(exc)
             raise
         task.accept(future)
-        task.takes_error = takes_error
+        task.takes_error, task.callbacks = takes_error, callbacks
         for _ in range(callbacks):
             task.call_back()
-        future.add_done_callback(partial(task.settle, callbacks))
+        future.add_done_callback(task.settle)
         return future
 
     def map(
@@ -391,8 +390,9 @@ class Task:
         self.error: BaseException | None = None
         self.ended: list[str] = []  # how the future did
         self.refused: BaseException | None = None
-        self.called: list[int] = []
+        self.called: list[tuple[int, int]] = []  # the numbers of callbacks, and in which threads
         self.expected = 0
+        self.callbacks = 0  # of those, by the time of `submit`
         self.takes_error = True
 
     def __call__(self, *args: Any) -> Any:
@@ -466,16 +466,25 @@ class Task:
         self.future.add_done_callback(lambda future: self.on_call_back(future, number))
 
     def on_call_back(self, future: Future[Any], number: int) -> None:
+        problem = self.account.ledger.problem
         if future is not self.future or not future.done():
-            self.account.ledger.problem(f"a callback of {self!r} is called with {future!r}")
-        if number in self.called:
-            self.account.ledger.problem(f"callback {number} of {self!r} is called twice")
-        elif self.called and self.called[-1] > number:
-            self.account.ledger.problem(f"callback {number} of {self!r} is called after {self.called}")
-        self.called.append(number)
+            problem(f"a callback of {self!r} is called with {future!r}")
+        # One that was added late is called at once in the thread that adds it, while others are called in another one.
+        before = [called for called, thread in list(self.called) if thread == threading.get_ident()]
+        if any(called == number for called, _ in list(self.called)):
+            problem(f"callback {number} of {self!r} is called twice")
+        elif before and before[-1] > number:
+            problem(f"callback {number} of {self!r} is called after {before}")
+        self.called.append((number, threading.get_ident()))
         self.account.add("callbacks")
+        self.forget_if_settled()
 
-    def settle(self, callbacks: int, future: Any) -> None:
+    def forget_if_settled(self) -> None:
+        """When its future has ended and the callbacks that `submit` was to add have been called."""
+        if self.ended and len(self.called) >= self.callbacks:
+            self.account.ledger.tasks.pop(self.number, None)
+
+    def settle(self, future: Any) -> None:
         """The last callback of those added by `submit`: the future has ended."""
         account, problem = self.account, self.account.ledger.problem
         account.leave_line(self)
@@ -487,12 +496,10 @@ class Task:
         if self.ended:
             problem(f"the future of {self!r} ends for the second time")
         self.ended.append(fate)
-        if self.called[:callbacks] != list(range(callbacks)):
-            problem(f"of {callbacks} callbacks of {self!r} have been called: {self.called}")
         if not self._agrees(fate, None if fate != "raised" else error):
             problem(f"the future of {self!r} is {fate}")
         account.add(fate)
-        self.account.ledger.tasks.pop(self.number, None)
+        self.forget_if_settled()
 
     def _agrees(self, fate: str, error: BaseException | None) -> bool:
         """Whether the future ended as the body did."""
@@ -508,7 +515,10 @@ class Task:
 
     def check(self) -> None:
         """At the end of the run it is still there."""
-        self.account.ledger.problem(f"{self!r} was accepted, but its future never ended, or nobody was told")
+        told = (
+            f"its callbacks called are {self.called}, should be {self.callbacks}" if self.ended else "nobody was told"
+        )
+        self.account.ledger.problem(f"{self!r} was accepted, but its future never ended, or {told}")
 
     def __repr__(self) -> str:
         parts = [f"<task {self.number} by {self.door}"]

@@ -556,6 +556,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.counts["torn_down"] += 1
         self.scopes.remove(scope)
         self.check_outcome(scope)
+        scope.error = scope.outcome = None  # whose tracebacks refer to the pool
 
     def holds_up(self, scope: ModelScope) -> list[ModelWorker]:
         """The workers without whose tasks the block does not end."""
@@ -599,10 +600,9 @@ class PoolMachine(RuleBasedStateMachine):
     def wait_for_shutdown(self, cancels: bool) -> None:
         thread = threading.Thread(target=self.pool.shutdown, kwargs={"cancel_futures": cancels})
         thread.start()
-        if cancels:
-            until(lambda: self.account.queue.backlog(), 0)
         until(lambda: self.account.queue.refusal is not None, True)
         self.shuts(cancels)
+        until(lambda: self.account.queue.stats().cancelled, self.counts["cancelled"])
         while self.running:
             assert thread.is_alive(), "shutdown returned before the tasks have ended"
             self.end(self.running[0], "return")
