@@ -229,7 +229,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @is_open
     @precondition(lambda self: self.pool is not None)
-    @rule(many=st.lists(st.sampled_from(["pool", "view", "bound"]), min_size=1, max_size=4))
+    @rule(many=st.lists(st.sampled_from(["pool", "view", "bound", "scope", "scope view"]), min_size=2, max_size=5))
     def submit_many(self, many: list[str]) -> None:
         for door in many:
             self.submit_by(door, 0, 1)
@@ -339,7 +339,9 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(
         which=st.integers(0, 2),
-        how=st.sampled_from(["return", "raise", "discard", "nest", "nest view", "nest view twice", "nest scope"]),
+        how=st.sampled_from(
+            ["return", "raise", "raise", "discard", "nest", "nest view", "nest view twice", "nest scope"]
+        ),
     )
     def release(self, which: int, how: str) -> None:
         self.end(self.running[which % len(self.running)], how)
@@ -720,7 +722,7 @@ def test_one_driver() -> None:
 
 index = st.integers(0, 20)
 doors = st.sampled_from(["pool", "view", "bound", "other"])
-kinds = st.sampled_from(["return", "raise", "discard", "nest", "nest twice", "nest in a scope", "two deep"])
+kinds = st.sampled_from(["return", "raise", "raise", "discard", "nest", "nest twice", "nest in a scope", "two deep"])
 submits = st.tuples(st.just("submit"), doors, kinds, st.integers(0, 2))
 simple = st.one_of(
     submits,
