@@ -94,7 +94,7 @@ class Scope(Generic[S]):
 
     One window remains, Python's own: when Ctrl-C arrives in the moment between the end of the body and the first
     instruction of `__exit__`, tasks are not joined. Of interrupts at random moments of a loop that does nothing but
-    open scopes with one empty task, 0.7 % came then (`benchmarks/ctrl_c.py`); it is once a block, however long.
+    open scopes with one empty task, 1.3 % came then (`benchmarks/ctrl_c.py`); it is once a block, however long.
 
     .. versionadded:: 0.1
     """

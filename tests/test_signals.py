@@ -46,6 +46,17 @@ def test_storm(scenario: str) -> None:
     assert "bug in stateful_executor" not in done.stderr
 
 
+def communicate(child: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it has said. Python loses an interrupt that comes while an object is collected: then it gets another."""
+    for _ in range(5):
+        try:
+            return child.communicate(timeout=PATIENCE / 6)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGINT)
+    child.kill()
+    raise AssertionError(child.communicate())
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_not_caught(scenario: str) -> None:
     """The process ends, soon, as Ctrl-C ends one, with one traceback; what ran has ended, and all is torn down."""
@@ -62,8 +73,8 @@ def test_not_caught(scenario: str) -> None:
         time.sleep(dice.random() * 0.01)  # the stretch of time after which the signal comes
         child.send_signal(signal.SIGINT)
     for child in children:
-        output, errors = child.communicate(timeout=PATIENCE)
-        assert errors.count("Traceback") == 1, errors
+        output, errors = communicate(child)
+        assert errors.count("Traceback") == 1 + errors.count("Exception ignored"), errors
         assert errors.strip().endswith("KeyboardInterrupt"), errors
         assert child.returncode == -signal.SIGINT
         assert json.loads(output) == {"states left": 0, "tasks cut off": 0}
