@@ -294,7 +294,10 @@ class Future(concurrent.futures.Future[T]):
             # Ctrl-C, be it at the entry of that, or a callback's SystemExit, or the end of the stack: another thread
             # does what remains. It is sent no signals, and has a stack of its own. To start it is one call in C, before
             # which CPython does not look at signals.
-            start_new_thread(elsewhere, (self._after_cancel,))
+            try:
+                start_new_thread(elsewhere, (self._after_cancel,))
+            except RuntimeError:  # the interpreter exits, or there is no thread to be had
+                self._after_cancel()
             raise
         return True
 
@@ -311,7 +314,10 @@ class Future(concurrent.futures.Future[T]):
         try:
             self._after_cancel()
         except BaseException:  # as in `cancel`
-            start_new_thread(elsewhere, (self._after_cancel,))
+            try:
+                start_new_thread(elsewhere, (self._after_cancel,))
+            except RuntimeError:  # the interpreter exits, or there is no thread to be had
+                self._after_cancel()
             raise
         return True
 

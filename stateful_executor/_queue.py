@@ -175,7 +175,10 @@ class TaskQueue:
             try:
                 self._refuse(task)
             except BaseException:  # as in `Future.cancel`
-                start_new_thread(elsewhere, (self._refuse, task))
+                try:
+                    start_new_thread(elsewhere, (self._refuse, task))
+                except RuntimeError:
+                    self._refuse(task)
             raise
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
