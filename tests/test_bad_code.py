@@ -774,34 +774,29 @@ def name_of_a_function(trial: Trial) -> None:
     assert isinstance(trial.ended(trial.pool.submit(functools.partial(Nameless(trial), 1))), Failure)
 
 
+class Unspeakable(Exception):
+    """Misbehaves when somebody wants to say what it is."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    def __repr__(self) -> str:
+        self.trial.misbehave()
+        return "nothing"
+
+
 @place
 def repr_of_an_error(trial: Trial) -> None:
-    class Unspeakable(Exception):
-        def __repr__(self) -> str:
-            trial.misbehave()
-            return "nothing"
-
-    def make() -> int:
-        raise Unspeakable
-
     trial.open()
-    error = trial.ended(trial.pool.with_state(make).submit(abs))
+    error = trial.ended(trial.pool.with_state(raising(Unspeakable(trial))).submit(abs))
     assert isinstance(error, InitializerError)
     assert isinstance(error.__cause__, Unspeakable)
 
 
 @place
 def repr_of_an_error_that_breaks_the_pool(trial: Trial) -> None:
-    class Unspeakable(Exception):
-        def __repr__(self) -> str:
-            trial.misbehave()
-            return "nothing"
-
-    def make() -> int:
-        raise Unspeakable
-
     trial.broken = True
-    trial.open(initializer=make)
+    trial.open(initializer=raising(Unspeakable(trial)))
     trial.gets_breakage(trial.pool.submit(int))
 
 
