@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import name_of, tell
 from ._stats import ONE
-from ._waiter import Waiter, elsewhere, headroom, here, locked, sleep_until
+from ._waiter import Waiter, elsewhere, for_each, headroom, here, locked, sleep_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -390,17 +390,7 @@ class Future(concurrent.futures.Future[T]):
             watcher.wake()
 
     def _call_backs(self) -> None:
-        interrupt = None
-        for callback in list(self._callbacks or ()):
-            try:
-                self._call_back(callback)
-            except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are called all the same
-                interrupt = exc
-        try:
-            if interrupt is not None:
-                raise interrupt
-        finally:
-            interrupt = None  # no cycle from it by its traceback to this frame
+        for_each(list(self._callbacks or ()), self._call_back)
 
     def _call_back(self, callback: list[Callable[[Future[T]], object]]) -> None:
         try:

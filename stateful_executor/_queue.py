@@ -73,7 +73,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ._exit import in_subinterpreter
 from ._state import name_of
 from ._stats import ONE, Counts, PoolCounts, PoolStats
-from ._waiter import Deadline, Waiter, elsewhere, here, locked, sleep_until
+from ._waiter import Deadline, Waiter, elsewhere, for_each, here, locked, sleep_until
 from .errors import BacklogFull
 
 if TYPE_CHECKING:
@@ -356,19 +356,16 @@ class TaskQueue:
         """
         if locked(self.lock, lambda: bool(self.workers)):
             return
-        interrupt = None
-        for task in self.waiting_tasks():
-            if task._begin():
-                lost = RuntimeError(f"{self.name} has no worker for this task, and can't start one")
-                lost.__cause__ = error
-                try:
-                    self.leave_entry(task)
-                    self.left(task)
-                    task._fail(lost)
-                except BaseException as exc:  # as in `cancel_waiting`
-                    interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        for_each(self.waiting_tasks(), lambda task: self._lose(task, error))
+
+    def _lose(self, task: Future[Any], error: Exception) -> None:
+        """Fail `task`, for which there is no worker because of `error`, unless it has begun."""
+        if task._begin():
+            lost = RuntimeError(f"{self.name} has no worker for this task, and can't start one")
+            lost.__cause__ = error
+            self.leave_entry(task)
+            self.left(task)
+            task._fail(lost)
 
     # The bound
 
@@ -570,17 +567,7 @@ class TaskQueue:
 
     def cancel_waiting(self) -> None:
         """Cancel what has not begun."""
-        interrupt = None
-        for task in self.waiting_tasks() + self._waiting_broadcasts():
-            try:
-                task.cancel()
-            except BaseException as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
-                interrupt = exc
-        try:
-            if interrupt is not None:
-                raise interrupt
-        finally:
-            interrupt = None  # no cycle from it by its traceback to this frame
+        for_each(self.waiting_tasks() + self._waiting_broadcasts(), lambda task: task.cancel())
 
     def backlog(self) -> int:
         """The number of tasks that have not begun."""

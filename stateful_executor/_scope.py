@@ -44,7 +44,7 @@ from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._state import Binding, Term, find_binding, tell
 from ._view import StateView
-from ._waiter import Waiter, elsewhere, headroom, here, in_seconds, sleep
+from ._waiter import Waiter, elsewhere, for_each, headroom, here, in_seconds, sleep
 from ._worker import Request, TearDown, Worker
 
 if TYPE_CHECKING:
@@ -281,21 +281,12 @@ class Scope(Generic[S]):
     def _cancel_pending(self) -> None:
         for waiter in self._submitters.copy():
             waiter.wake()
-        interrupt = None
-        for task in self._pending.copy().values():
-            if task is not None and task._token:
-                task._refusal = self._mark
-                try:
-                    task.cancel()
-                except (
-                    BaseException
-                ) as exc:  # Ctrl-C, or a callback's SystemExit: the others are cancelled all the same
-                    interrupt = exc
-        try:
-            if interrupt is not None:
-                raise interrupt
-        finally:
-            interrupt = None  # no cycle from it by its traceback to this frame
+        for_each(self._pending.copy().values(), self._cancel_task)
+
+    def _cancel_task(self, task: Future[Any] | None) -> None:
+        if task is not None and task._token:
+            task._refusal = self._mark
+            task.cancel()
 
     def _time_out(self) -> None:
         """At the deadline, in a thread of its own."""

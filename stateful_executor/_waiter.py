@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from _thread import allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,6 +129,21 @@ def locked(lock: threading.RLock, step: Callable[[], T]) -> T:
             lock.release()
         except RuntimeError:  # Ctrl-C came before the lock was this thread's
             pass
+
+
+def for_each(things: Iterable[T], step: Callable[[T], object]) -> None:
+    """Call `step` with each; what it raises, Ctrl-C or a callback's SystemExit, is raised when all have had theirs."""
+    interrupt = None
+    for thing in things:
+        try:
+            step(thing)
+        except BaseException as exc:
+            interrupt = exc
+    try:
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        interrupt = None  # no cycle from it by its traceback to this frame
 
 
 def headroom(levels: int = 60) -> None:
