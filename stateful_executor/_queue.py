@@ -251,7 +251,7 @@ class TaskQueue:
         undone, and that can be interrupted as well. (`Thread.start` alone waits for the new thread on an `Event`, which
         Ctrl-C can leave locked, and then the new thread never gets past its start, nor the interpreter past its exit.)
         """
-        if in_subinterpreter or threading.get_ident() != threading.main_thread().ident:
+        if in_subinterpreter or not _in_main_thread():
             self._start_worker()
             return
         errors: list[BaseException] = []
@@ -722,13 +722,18 @@ class TaskQueue:
         )
 
 
+def _in_main_thread() -> bool:
+    """Not by the current thread's object, which `threading` would make for one that it does not know."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
 def _join_threads(workers: list[Worker]) -> None:
     """Until the threads of `workers`, which have ended, are gone: a few instructions more.
 
     Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
     and the exit of the interpreter, waits for. So another thread looks for the main one.
     """
-    if sys.version_info < (3, 13) and threading.get_ident() == threading.main_thread().ident:
+    if sys.version_info < (3, 13) and _in_main_thread():
         waiter = Waiter()
         try:
             start_new_thread(_until_gone, (workers, waiter))
