@@ -306,7 +306,9 @@ class Trial:
             except RuntimeError:
                 pass  # refused
             except BaseException as exc:
-                self.troubles.append(exc)
+                breaks = isinstance(exc, BaseExceptionGroup) and exc.split(BrokenThreadPool)[1] is None
+                if not (self.broken and breaks):  # another worker may break the pool just then
+                    self.troubles.append(exc)
 
     # What is expected
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from interrupts import Interrupt
 
-from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy
+from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy, _exit
 
 Pool = StatefulThreadPoolExecutor[Any]
 
@@ -274,6 +274,9 @@ def check(run: Run, where: str) -> None:
         assert not run.scope._pending, "a task of the scope is left"
         assert not run.scope._submitters, "somebody seems to wait in the scope"
         assert all(future.done() for future in run.futures)
+    for queue in _exit._alive():
+        if queue.pool is not None and queue.pool() is None:
+            queue.refuse(RuntimeError)  # as its callback, at the entry of which Python ignores Ctrl-C, had no time to
     run.pool._queue.submit_timeout = None
     if run.pool._queue.refusal is None:
         for n in range(3):
