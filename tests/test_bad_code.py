@@ -334,8 +334,12 @@ class Trial:
             cause = cause.__cause__  # raised in a generator
         assert cause is self.error
 
-    def gets_breakage(self, future: Future) -> None:
-        error = self.ended(future)
+    def gets_breakage(self, submit: Callable[[], Future]) -> None:
+        """The task does, or its submit, when the initializer has failed before that is over."""
+        try:
+            error = self.ended(submit())
+        except BrokenThreadPool as exc:
+            error = exc
         assert isinstance(error, BrokenThreadPool) or self.deed in ENDING
 
     def fine(self, future: Future) -> None:
@@ -750,7 +754,7 @@ def callback_when_the_pool_breaks(trial: Trial) -> None:
     future = trial.pool.submit(int)
     future.add_done_callback(trial.misbehave)
     made.set()
-    trial.gets_breakage(future)
+    trial.gets_breakage(lambda: future)
     until(lambda: trial.done.is_set() or collects())
 
 
@@ -799,7 +803,7 @@ def repr_of_an_error(trial: Trial) -> None:
 def repr_of_an_error_that_breaks_the_pool(trial: Trial) -> None:
     trial.broken = True
     trial.open(initializer=raising(Unspeakable(trial)))
-    trial.gets_breakage(trial.pool.submit(int))
+    trial.gets_breakage(lambda: trial.pool.submit(int))
 
 
 @place
@@ -830,7 +834,7 @@ def log_handler_when_the_pool_breaks(trial: Trial) -> None:
     trial.broken = True
     trial.open(initializer=fail)
     trial.watch.then = trial.misbehave
-    trial.gets_breakage(trial.pool.submit(int))
+    trial.gets_breakage(lambda: trial.pool.submit(int))
 
 
 @place
