@@ -366,7 +366,8 @@ class Trial:
     def finish(self) -> None:
         """The pool works, if it has not ended; then it ends, and leaves nothing."""
         pool, queue = self.pool, self.pool._queue
-        assert pool._broken == (self.broken or (self.breaks and self.raises is not None))
+        breaks = self.broken or (self.breaks and self.raises is not None)
+        until(lambda: pool._broken == breaks)  # a deed may cancel the task before its worker has come to that
         ends = self.deed in ENDING or queue.refusal is not None  # it may yet, or has
         for _ in range(3):
             with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError) if ends or pool._broken else HERE:
@@ -1009,7 +1010,9 @@ def run(where: str, what: str, trial: Trial) -> None:
     """An error that leaves a test by mistake does not end pytest, which would look at it; and the pool ends."""
     failure = ""
     try:
-        with contextlib.suppress(RuntimeError) if trial.deed is not None else contextlib.nullcontext():  # refused
+        refused = (RuntimeError,) if trial.deed is not None else ()
+        cancelled = (concurrent.futures.CancelledError,) if trial.deed in ENDING else ()
+        with contextlib.suppress(*refused, *cancelled):
             PLACES[where](trial)
         trial.finish()
     except BaseException as exc:
