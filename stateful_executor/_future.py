@@ -16,7 +16,7 @@ A future has no lock. Its shared fields, and what guards each of them:
     `_phase` holds for them too. Who takes the error sets `_failures` and `_lost` back to None; twice is harmless.
 `_taken_over`
     guarded by its own lock: whoever deletes its item finishes the task by hand.
-`_only`, `_binding`, `_queue`, `_ticket`
+`_only`, `_binding`, `_queue`
     written before the task is handed on, and never after.
 `_refusal`, `_unheeded`
     a mark for an error that is made, or logged, later in the same thread, or after the token was taken.
@@ -105,18 +105,31 @@ class Future(concurrent.futures.Future[T]):
         "_exception",
         "_fn",
         "_kwargs",
-        "_made_bridge",
         "_phase",
         "_placed",  # holds a place in the backlog
         "_queue",
         "_result",
         "_scope",
-        "_ticket",  # under which its scope knows it
         "_token",
         "_watchers",
     )
 
+    _token: list[None]
+    _queue: TaskQueue
+    _fn: Callable[..., T] | None
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any] | None
+    _binding: Binding | None
+    _scope: Scope | None
+    _placed: bool
+    _phase: str
+    _result: T | None
+    _exception: BaseException | None
+    _watchers: list[Watcher] | None
+    _callbacks: list[list[Callable[[Future[T]], object]]] | None
+
     # What few tasks ever have.
+    _made_bridge: _Bridge | None = None
     _taken_over: list[None] | None = None  # by set_running_or_notify_cancel: who deletes its item finishes the task
     _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
     _lost: LostError | None = None  # logs its error unless that is taken
@@ -125,30 +138,12 @@ class Future(concurrent.futures.Future[T]):
     _name: str = "?"  # of its function, once it has failed
     _refusal: object = None  # the mark of the scope that cancelled it
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        binding: Binding | None = None,
-    ) -> None:
-        # The base class's __init__ makes a Condition, an RLock and a deque: four fifths of what it costs.
-        self._token: list[None] = [None]
-        self._queue = queue
-        self._fn: Callable[..., T] | None = fn
-        self._args = args
-        self._kwargs = kwargs or None
-        self._phase: str = PENDING
-        self._result: T | None = None
-        self._exception: BaseException | None = None
-        self._binding = binding
-        self._scope: Scope | None = None
-        self._ticket: object = None
-        self._placed = False
-        self._watchers: list[Watcher] | None = None
-        self._callbacks: list[list[Callable[[Future[T]], object]]] | None = None
-        self._made_bridge: _Bridge | None = None
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+    else:
+        # The base class's makes a Condition, an RLock and a deque: four fifths of what it costs.
+        __init__ = object.__init__  # `new_task` fills in the slots
 
     # Asking
 
@@ -335,7 +330,7 @@ class Future(concurrent.futures.Future[T]):
         self._queue.counts.cancelled.carry()
         self._announce()
         if self._scope is not None:
-            self._scope._ended(self._ticket)
+            self._scope._ended(self)
             self._scope = None
 
     def _begin(self) -> bool:
@@ -368,7 +363,7 @@ class Future(concurrent.futures.Future[T]):
             self._announce()
         finally:  # a callback's SystemExit does not keep the scope from its end
             if scope is not None:
-                scope._ended(self._ticket)
+                scope._ended(self)
         tally.carry()
 
     def _lose_error(self, error: BaseException) -> None:
@@ -482,6 +477,27 @@ class Future(concurrent.futures.Future[T]):
         if self._watchers is None or bridge not in self._watchers:
             self._watch(bridge)  # twice, when two threads come here at once: it tells each waiter only once
         return bridge
+
+
+def new_task(
+    queue: TaskQueue, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], binding: Binding | None
+) -> Future[T]:
+    """A future with its call. Not an `__init__`, which `type` calls from C: that is a third slower."""
+    task: Future[T] = Future()
+    task._token = [None]
+    task._queue = queue
+    task._fn = fn
+    task._args = args
+    task._kwargs = kwargs or None
+    task._phase = PENDING
+    task._result = None
+    task._exception = None
+    task._binding = binding
+    task._scope = None
+    task._placed = False
+    task._watchers = None
+    task._callbacks = None
+    return task
 
 
 class LostError:

@@ -14,6 +14,9 @@ from ._waiter import Deadline, Waiter, here, sleep
 T = TypeVar("T")
 
 
+_disregard: Callable[[Any], object] = Future._disregard
+
+
 class _Chunk:
     """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error."""
 
@@ -228,4 +231,4 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
 def _cancel(task: Future[Any]) -> None:
     """Cancel a task that nobody will ask any more. If it has begun, and fails, its scope tells, but not the log."""
     if not task.cancel():
-        task.add_done_callback(Future._disregard)  # type: ignore[arg-type]  # a method of ours, on a future of ours
+        task.add_done_callback(_disregard)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, o
 from typing_extensions import TypeVar
 
 from . import _exit
-from ._future import Future, wrap_future
+from ._future import Future, new_task, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._queue import TaskQueue
@@ -256,7 +256,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
         """
-        return self._queue.put(Future(self._queue, fn, args, kwargs))
+        return self._queue.put(new_task(self._queue, fn, args, kwargs, None), None)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.
@@ -265,18 +265,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Cancelled while it waits for a place, the task is not accepted. In a worker of this pool the task is queued
         over the bound. Raises as `submit` does.
         """
-        task: Future[T] = Future(self._queue, fn, args, kwargs)
-        await self._aput(task)
-        return wrap_future(task)
-
-    def _put(self, task: Future[T]) -> Future[T]:
-        return self._queue.put(task)
-
-    def _as_scope(self) -> None:
-        return None
-
-    async def _aput(self, task: Future[Any]) -> None:
-        await self._queue.aput(task)
+        return wrap_future(await self._queue.aput(new_task(self._queue, fn, args, kwargs, None), None))
 
     def map(
         self,
@@ -324,7 +313,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
         `result()` of such a future in the worker that is to run it.
         """
-        return self._queue.broadcast(lambda: Future(self._queue, fn, args, kwargs), self._queue.workers)
+        return self._queue.broadcast(lambda: new_task(self._queue, fn, args, kwargs, None), self._queue.workers)
 
     # Scopes and states
 

@@ -14,6 +14,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     once; nobody else does. Guarded by the dict's own lock.
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
+`unheard`
+    not empty when somebody who waits for a place has looked at the places since a worker called the first in line;
+    saves workers that free a thousand places, before that one has woken, a thousand calls. Guarded by its own lock.
 `workers`, `retired`, `can_grow`, `proven`, `breakage`, `unminted`, `counts`
     written under `lock`, which is never held while user code runs or anything blocks.
 `peak`, `grown`
@@ -45,8 +48,8 @@ an idle worker (`Worker._sleep_idle`)
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all
 that the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread
 locks `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the
-other. It is the same with a blocked `submit` (enters `submitters`, locks `places`) and a beginning task (locks
-`places` by appending, looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
+other. It is the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a beginning
+task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
 (locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then locks `tasks` and looks; who submits
 looks at `can_grow` after it has appended: a task finds that worker, or starts another one.
 
@@ -131,6 +134,7 @@ class TaskQueue:
         self.places: list[None] | None = None
         self.unminted: int = 0  # places not yet in the list
         self.submitters: dict[AnyWaiter, float] = {}  # and since when they wait
+        self.unheard: list[None] = []
         if max_backlog is not None:
             self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
             self.unminted = max_backlog - len(self.places)
@@ -158,7 +162,10 @@ class TaskQueue:
             if self.copies_context:
                 task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # not begun, so not None
             if scope is not None:
-                scope._add(task)
+                task._scope = scope
+                scope._pending[task] = None
+                if scope._cancelled or scope._closing is not None:
+                    scope._look_whether_open()
             if inline:
                 here.worker.run_inline(task)  # type: ignore[union-attr]  # only a worker gets this answer
                 return task
@@ -169,6 +176,8 @@ class TaskQueue:
             self.grown = True
             if self.idle or self.can_grow or self.refusal is not None:
                 self._attend(task)
+            if scope is not None and scope._helps:
+                scope._wake_helper()
             return task
         except BaseException:
             # Ctrl-C, a refusal, a thread that can't be started. Wherever that was, the task is now withdrawn or begun.
@@ -183,14 +192,14 @@ class TaskQueue:
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
-    async def aput(self, task: Future[Any], scope: Scope[Any] | None = None) -> None:
+    async def aput(self, task: Future[T], scope: Scope[Any] | None = None) -> Future[T]:
         """As `put`, but wait for a place without blocking the event loop; in a worker of the pool, exceed the bound."""
         try:
             if self.places is not None and (self.submitters or not self.try_place(task)) and self._worker() is None:
                 from ._asyncio import wait_for_place
 
                 await wait_for_place(self, task, scope)
-            self.put(task, scope, bounded=False)
+            return self.put(task, scope, bounded=False)
         except BaseException:
             self._refuse(task)
             raise
@@ -211,7 +220,9 @@ class TaskQueue:
 
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the queue; refuse when there will be none."""
-        self.wake()  # before the look at `refusal`: that may come while this finds no worker, and may start none
+        # Before the look at `refusal`: that may come while this finds no worker, and may start none.
+        if not self._wake_idle() and self.can_grow:
+            self._grow()
         if self.refusal is not None and task._withdraw():
             # Not begun, and nobody may be left to begin it: a worker looks at `tasks` once more after `refusal`.
             raise self.refusal()
@@ -223,21 +234,17 @@ class TaskQueue:
 
     def _wake_idle(self) -> bool:
         """Wake the worker that parked last."""
-        idle = self.idle
-        while idle:
-            try:
-                # A copy, since an iterator over a dict that other threads rebuild may read past its end (CPython, all
-                # versions); and popitem() is a call, after which Ctrl-C could come before the release.
-                worker = list(idle)[-1]
-                del idle[worker]
-            except (IndexError, KeyError):
-                continue  # another thread has been at it
-            try:
-                worker.release()  # one step with `del`
-            except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
-                idle[worker] = None
-                raise
-            return True
+        try:
+            # A loop's next item comes without a look at signals, while Ctrl-C could come right after a call of popitem.
+            for worker, _ in iter(self.idle.popitem, None):
+                try:
+                    worker.release()  # one step with the pop
+                except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
+                    self.idle[worker] = None
+                    raise
+                return True
+        except KeyError:  # there is none
+            pass
         return False
 
     def _wake_all(self) -> None:
@@ -429,6 +436,7 @@ class TaskQueue:
 
     def turn(self, waiter: AnyWaiter, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task` if `waiter`, which stands in `submitters`, is first in line and there is one."""
+        self.unheard.append(None)
         if self.refusal is not None:
             raise self.refusal()
         if scope is not None and scope._cancelled:
@@ -452,6 +460,11 @@ class TaskQueue:
     def _first_in_line(self) -> AnyWaiter | None:
         line = list(self.submitters)
         return line[0] if line else None
+
+    def call_submitter(self) -> None:
+        """`wake_submitter`, by a worker that has freed a place, if nobody was called since the last look at them."""
+        self.unheard.clear()
+        self.wake_submitter()
 
     def wake_submitter(self) -> None:
         """A place came free: the first in line takes it. Awake already, it will look at the places once more."""
@@ -481,7 +494,9 @@ class TaskQueue:
 
     def sweep_if_due(self) -> None:
         """After `leave_entry`."""
-        if len(self.gone) > GONE_UNSWEPT + len(self.tasks) // 2:
+        tasks, front = self.tasks, self.front
+        entries = len(tasks) if front is tasks else len(tasks) + len(front)
+        if len(self.gone) > GONE_UNSWEPT + entries // 2:  # so that a sweep costs each of those gone a constant
             self._sweep()
 
     def free_place(self, task: Future[Any]) -> None:
@@ -651,6 +666,7 @@ class TaskQueue:
             if worker not in self.workers or worker.leaving or self.refusal is not None:
                 return False
             worker.broadcasts.append(task)
+            worker.called = True
             return True
 
         taken = locked(self.lock, hand)  # see `Worker._stop_broadcasts`

@@ -3,8 +3,11 @@
 The shared fields, and what guards each:
 
 `_pending`
-    the tasks that have not ended, by ticket. Guarded by the dict's own lock. A task's ticket leaves only after its
-    result is stored, its callbacks have run and the last reference to it is dropped; hence not the task is the key.
+    the tasks that have not ended. Guarded by the dict's own lock. A task leaves it after its result is stored and its
+    callbacks have run.
+`_ending`
+    one item for each task that has left `_pending`, but may still be referred to by the worker that ran it. It enters
+    before it leaves there. Guarded by the list's own lock.
 `_failures`
     the tasks that failed and whose error nobody has taken. Guarded by the dict's own lock.
 `_submitters`
@@ -19,10 +22,10 @@ The end of the scope closes it in an atomic step against a submit that sees it c
 and what it submits in turn is not refused.
 
 Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closing` and `_helps`. Who cancels or
-ends the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending` as it leaves, then looks
-at `_waiter`. It is the same with a blocked submit: it enters `_submitters`, then looks at `_cancelled`.
+ends the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending`, or `_ending`, as it
+leaves, then looks at `_waiter`; who ends the scope looks at `_pending` first. It is the same with a blocked submit: it enters `_submitters`, then looks at `_cancelled`.
 
-Who wakes the end of the block: the last task to leave `_pending`, be it run, failed or cancelled; in a worker, each
+Who wakes the end of the block: the last task to leave `_pending` and `_ending`, be it run, failed or cancelled; in a worker, each
 submit too, since there is more to run; then each worker that was asked to tear down, also when it retires or has ended.
 Ctrl-C (or the cancellation of an `async with`) begins the join anew.
 """
@@ -39,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, o
 from typing_extensions import TypeVar
 
 from ._exit import start_thread
-from ._future import Future, log_lost_errors, wrap_future
+from ._future import Future, log_lost_errors, new_task, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._state import Binding, Term, find_binding, tell
@@ -108,7 +111,8 @@ class Scope(Generic[S]):
         self._timeout: float | None = in_seconds(timeout)
         self._bindings: dict[object, Binding] = {}
         self._term: Term = Term()
-        self._pending: dict[object, Future[Any] | None] = {}
+        self._pending: dict[Future[Any], None] = {}
+        self._ending: list[None] = []
         self._failures: dict[Future[Any], None] = {}
         self._submitters: dict[AnyWaiter, None] = {}
         self._mark = object()  # on errors that are the scope's own doing
@@ -130,45 +134,28 @@ class Scope(Generic[S]):
         Blocks and raises as the pool's `submit` does. Raises `RuntimeError` outside of the `with` block, and when the
         scope was cancelled.
         """
-        return self._put(Future(self._queue, fn, args, kwargs))
+        return self._queue.put(new_task(self._queue, fn, args, kwargs, None), self)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        task: Future[T] = Future(self._queue, fn, args, kwargs)
-        await self._aput(task)
-        return wrap_future(task)
-
-    def _put(self, task: Future[T]) -> Future[T]:
-        try:
-            self._queue.put(task, self)
-            if self._helps and self._waiter is not None:
-                self._waiter.wake()
-            return task
-        except BaseException:
-            task._withdraw()  # unless it has begun, and then it is in `_pending`
-            raise
-        finally:
-            del task  # as in `TaskQueue.put`
-
-    def _as_scope(self) -> Self:
-        return self
-
-    async def _aput(self, task: Future[Any]) -> None:
-        try:
-            await self._queue.aput(task, self)
-            if self._helps and self._waiter is not None:
-                self._waiter.wake()
-        except BaseException:
-            task._withdraw()  # unless it has begun, and then it is in `_pending`
-            raise
+        return wrap_future(await self._queue.aput(new_task(self._queue, fn, args, kwargs, None), self))
 
     def _add(self, task: Future[Any]) -> None:
-        task._ticket = ticket = object()
         task._scope = self
-        self._pending[ticket] = task
+        self._pending[task] = None
+        if self._cancelled or self._closing is not None:
+            self._look_whether_open()
+
+    def _look_whether_open(self) -> None:
+        """After a task has entered `_pending`: raise when it is too late for it."""
         closing = self._closing
         if self._cancelled or (closing is not None and closing.setdefault("closed", False)):
             raise self._refusal()
+
+    def _wake_helper(self) -> None:
+        """There is more to run for the worker that waits for the end."""
+        if self._waiter is not None:
+            self._waiter.wake()
 
     @property
     def _closed(self) -> bool:
@@ -257,9 +244,9 @@ class Scope(Generic[S]):
         errors of the tasks. The parameters are those of `pool.with_state`.
         """
         if initializer is None:
-            return StateView(self, self._pool._own_binding(initargs, finalizer, policy))
+            return StateView(self._pool, self._pool._own_binding(initargs, finalizer, policy), self)
         binding = find_binding(self._bindings, initializer, initargs, finalizer, policy, self._term)
-        return StateView(self, binding)
+        return StateView(self._pool, binding, self)
 
     # Cancelling
 
@@ -281,10 +268,10 @@ class Scope(Generic[S]):
     def _cancel_pending(self) -> None:
         for waiter in self._submitters.copy():
             waiter.wake()
-        for_each(self._pending.copy().values(), self._cancel_task)
+        for_each(self._pending.copy(), self._cancel_task)
 
-    def _cancel_task(self, task: Future[Any] | None) -> None:
-        if task is not None and task._token:
+    def _cancel_task(self, task: Future[Any]) -> None:
+        if task._token:
             task._refusal = self._mark
             task.cancel()
 
@@ -310,13 +297,20 @@ class Scope(Generic[S]):
         if self._fail_fast:
             self._cancelled = self._doomed = True
 
-    def _ended(self, ticket: object) -> None:
-        """The task of `ticket` has ended and is forgotten."""
+    def _ended(self, task: Future[Any]) -> None:
+        """`task` has ended, and nothing of it is left to be forgotten; `Worker.run` does the same by itself."""
+        self._cancel_if_doomed()
+        self._pending.pop(task, None)
+        self._end_if_last()
+
+    def _cancel_if_doomed(self) -> None:
         if self._doomed:
             self._doomed = False
             self._cancel_in_thread()
-        self._pending.pop(ticket, None)
-        if not self._pending and self._waiter is not None:
+
+    def _end_if_last(self) -> None:
+        """After a task has left `_pending`, or `_ending`."""
+        if not self._pending and not self._ending and self._waiter is not None:
             self._waiter.wake()
 
     # Joining
@@ -427,21 +421,27 @@ class Scope(Generic[S]):
 
     def _busy(self) -> bool:
         """Whether tasks are pending; if none are, the scope is closed."""
-        self._pending.pop(None, None)  # locks it, see above
-        if self._pending:
+        if self._has_tasks():
             return True
         closing: dict[str, bool] = {}
         self._closing = closing
-        self._pending.pop(None, None)
         # Another thread may have submitted meanwhile. One that comes after the look finds `closing`, see above.
-        if self._pending or not closing.setdefault("closed", True):
+        if self._has_tasks() or not closing.setdefault("closed", True):
             self._closing = None
             return True
         return False
 
+    def _has_tasks(self) -> bool:
+        """Whether one is in `_pending`, or has gone from there to `_ending`. Locks both, see above."""
+        self._pending.pop(None, None)  # type: ignore[call-overload]  # nothing is ever there
+        if self._pending:
+            return True
+        self._ending.extend(())
+        return bool(self._ending)
+
     def _run_pending(self, worker: Worker) -> bool:
         """Run in this worker what has not begun. False when there was nothing."""
-        tasks = [task for task in self._pending.copy().values() if task is not None and task._token]
+        tasks = [task for task in self._pending.copy() if task._token]
         tasks.reverse()
         found = bool(tasks)
         while tasks and not self._cancelled:

@@ -243,28 +243,28 @@ class Slot:
     its own lock guards.
     """
 
-    __slots__ = ("_busy", "_counts", "_making", "_policy", "_states", "_when_free", "binding", "due", "lent")
+    __slots__ = ("_busy", "_counts", "_making", "_policy", "_when_free", "binding", "due", "lent", "states")
 
     def __init__(self, binding: Binding, counts: Counts) -> None:
         self.binding: Binding = binding
         self.lent: int = 0
-        # Not empty when there is more to do than to lend and to take back; never empty with a policy.
-        self.due: list[None] = [] if binding.policy is None else [None]
+        # Not empty when there is more to do than to lend and to take back: always with a policy, and without a state.
+        self.due: list[None] = [None]
         self._when_free: list[Callable[[], None]] = []
         self._busy: int = 0  # how many of the methods below, which call user code, are under way
         self._policy: StatePolicy[Any] | None = binding.policy
         self._counts: Counts = counts
-        self._states: list[State] = []
+        self.states: list[State] = []
         self._making: bool = False
 
     # Lending
 
     def lend(self) -> Any:
         """A state that no task of this worker holds, made now if need be. Taken back by `lent -= 1`, or `take_back`."""
-        if self.due or self.lent == len(self._states):
+        if self.due or self.lent == len(self.states):
             return self._lend_with_care()
         self.lent += 1
-        return self._states[self.lent - 1].value
+        return self.states[self.lent - 1].value
 
     def _lend_with_care(self) -> Any:
         error = None
@@ -273,9 +273,9 @@ class Slot:
             self._look_at_age()
             self.drop_stale()
             for _ in range(2):  # a state that fails its check is replaced once
-                if self.lent == len(self._states):
+                if self.lent == len(self.states):
                     self._make()
-                state = self._states[self.lent]
+                state = self.states[self.lent]
                 self.lent += 1  # from here on: a task that the check waits for gets another one
                 error = self._check(state)
                 if error is None:
@@ -291,7 +291,7 @@ class Slot:
     def _look_at_age(self) -> None:
         policy = self._policy
         if policy is not None and policy.max_age is not None:
-            for state in self._states[self.lent :]:
+            for state in self.states[self.lent :]:
                 if state.is_older_than(policy.max_age):
                     state.discarded = True
 
@@ -302,7 +302,7 @@ class Slot:
         self._making = True
         started = monotonic()
         try:
-            self._states.append(self.binding.make())
+            self.states.append(self.binding.make())
         except BaseException as exc:
             raise InitializerError(f"{name} raised {described(exc)} instead of making a state for a task") from exc
         finally:
@@ -329,8 +329,9 @@ class Slot:
         """Have a state, which is not lent yet."""
         self._busy += 1
         try:
-            if not self._states:
+            if not self.states:
                 self._make()
+                self.drop_stale()
         finally:
             self._no_longer_busy()
 
@@ -340,7 +341,7 @@ class Slot:
         """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
         self._busy += 1
         if self._policy is not None:
-            self._look_after_task(self._policy, self._states[self.lent - 1], error)
+            self._look_after_task(self._policy, self.states[self.lent - 1], error)
         self.lent -= 1
         self.drop_stale()
         self._no_longer_busy()
@@ -365,7 +366,7 @@ class Slot:
 
     def lent_last(self) -> State:
         """The state lent to the innermost task that has one."""
-        return self._states[self.lent - 1]
+        return self.states[self.lent - 1]
 
     # Replacing
 
@@ -384,27 +385,27 @@ class Slot:
         self._busy += 1
         if self._policy is None:
             self.due.clear()  # before the look at the era: when that changes later, so does this
-        stale = [state for state in self._states[self.lent :] if state.is_stale()]
+        stale = [state for state in self.states[self.lent :] if state.is_stale()]
         for state in stale:  # before the first teardown, which may run a task that needs a state
-            self._states.remove(state)
+            self.states.remove(state)
+        if self._making or self._when_free or not self.states or any(state.is_stale() for state in self.states[: self.lent]):
+            self.expire()  # for when they are taken back, or have been made
         for state in stale:
             state.tear_down(self._counts)
             self._counts.discarded += 1
-        if self._making or self._when_free or any(state.is_stale() for state in self._states[: self.lent]):
-            self.expire()  # for when they are taken back, or have been made
         self._no_longer_busy()
 
     def drop_extras(self) -> None:
         """Tear down the states made for deeper levels of nesting, the last made first."""
         self._busy += 1
-        while len(self._states) > 1:
-            self._states.pop().tear_down(self._counts)
+        while len(self.states) > 1:
+            self.states.pop().tear_down(self._counts)
         self._no_longer_busy()
 
     def tear_down(self) -> None:
         """Tear down all states, the last made first."""
-        while self._states:
-            self._states.pop().tear_down(self._counts)
+        while self.states:
+            self.states.pop().tear_down(self._counts)
 
     # In use or not
 

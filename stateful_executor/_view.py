@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
-from ._future import Future, wrap_future
+from ._future import Future, new_task, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._state import Slot, name_of
 from ._waiter import here
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ._pool import StatefulThreadPoolExecutor
+    from ._queue import TaskQueue
     from ._scope import Scope
     from ._state import Binding
 
@@ -36,9 +37,13 @@ class StateView(Generic[S]):
     .. versionadded:: 0.1
     """
 
-    def __init__(self, door: StatefulThreadPoolExecutor[Any] | Scope[Any], binding: Binding) -> None:
-        self._door = door
+    def __init__(
+        self, pool: StatefulThreadPoolExecutor[Any], binding: Binding, scope: Scope[Any] | None = None
+    ) -> None:
+        self._pool = pool  # which is not to be collected while there is a view on it
+        self._queue: TaskQueue = pool._queue
         self._binding = binding
+        self._scope = scope
 
     def submit(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a worker call `fn(state, *args, **kwargs)`, and return the future of it.
@@ -47,15 +52,14 @@ class StateView(Generic[S]):
         this view belongs to. The future gets `InitializerError`, with the initializer's own error as its cause, when
         the state can't be made; the next task tries again.
         """
-        return self._door._put(Future(self._door._queue, fn, args, kwargs, self._binding))
+        return self._queue.put(new_task(self._queue, fn, args, kwargs, self._binding), self._scope)
 
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        task: Future[T] = Future(self._door._queue, fn, args, kwargs, self._binding)
-        await self._door._aput(task)
-        return wrap_future(task)
+        task = new_task(self._queue, fn, args, kwargs, self._binding)
+        return wrap_future(await self._queue.aput(task, self._scope))
 
     def map(
         self,
@@ -86,9 +90,8 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
-        scope = self._door._as_scope()
-        return self._door._queue.broadcast(
-            lambda: Future(self._door._queue, fn, args, kwargs, self._binding), self._binding.holders, scope
+        return self._queue.broadcast(
+            lambda: new_task(self._queue, fn, args, kwargs, self._binding), self._binding.holders, self._scope
         )
 
     def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:
@@ -144,9 +147,9 @@ class StateView(Generic[S]):
     def _worker(self, what: str) -> Worker:
         """The worker that the calling thread is."""
         worker = here.worker
-        if worker is None or worker.queue is not self._door._queue:
+        if worker is None or worker.queue is not self._queue:
             raise RuntimeError(
-                f"{what} a state of {self._door._queue.name}, which only the workers of that pool have: "
+                f"{what} a state of {self._queue.name}, which only the workers of that pool have: "
                 "call it in a task of the pool"
             )
         return worker
@@ -162,4 +165,4 @@ class StateView(Generic[S]):
         return slot
 
     def __repr__(self) -> str:
-        return f"<StateView of {self._binding.name} on {self._door!r}>"
+        return f"<StateView of {self._binding.name} on {self._scope or self._pool!r}>"

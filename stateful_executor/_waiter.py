@@ -95,9 +95,9 @@ def sleep(waiter: Waiter, timeout: float | None = None) -> bool:
 
 def sleep_until(condition: Callable[[], bool], waiter: Waiter, timeout: float | None) -> bool:
     """Sleep until `condition()`, looking whenever `waiter` is woken; False when `timeout` seconds passed before."""
-    deadline = Deadline(timeout)
+    deadline = None if timeout is None else Deadline(timeout)
     while not condition():
-        if not sleep(waiter, deadline.left()):
+        if not sleep(waiter, None if deadline is None else deadline.left()):
             return condition()
     return True
 

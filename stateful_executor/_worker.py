@@ -109,6 +109,7 @@ class Worker:
 
         self.inbox: deque[Request] = deque()
         self.broadcasts: deque[Future[Any]] = deque()  # tasks for this worker only, run between others
+        self.called: bool = False  # to look at either after this task
         self.leaving: bool = False  # takes no more of them
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
         self.announced: bool = False  # in `queue.idle` while still finishing a task
@@ -186,6 +187,7 @@ class Worker:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
         self.queue.look_at_peak()
         while self.run() or self._park():
+            self.called = False  # before the look, so that what is asked meanwhile is not missed
             if self.inbox:
                 self._be_busy()
                 self._answer()
@@ -302,96 +304,123 @@ class Worker:
     # Running
 
     def run(self, task: Future[Any] | None = None, nested: bool = False) -> bool:
-        """Run the next task of the queue, or `task`, `nested` in the one that waits for it. False if there was none."""
+        """Run `task`, `nested` in the one that waits for it. False when it had gone.
+
+        Without one: run those of the queue, until there is none (False), or something else is asked of this worker.
+        """
         queue = self.queue
-        if task is None:
-            if self.announced:
-                return False
+        single = task is not None
+        result = error = None
+        while True:  # in here rather than around a function that runs one task: a call less for each
+            if not single:
+                if self.announced:
+                    return False
+                try:
+                    task = queue.front.popleft()
+                except IndexError:
+                    if queue.advance():
+                        continue
+                    return False
+            assert task is not None
             try:
-                task = queue.front.popleft()
-            except IndexError:
-                return queue.advance()
-        try:
-            del task._token[0]
-        except IndexError:  # cancelled, or run in place by a worker that waits for it
-            if not nested and task._only is None:
-                queue.one_less_gone()
-            return not nested
-        task._phase = RUNNING
-        if task._placed:
-            task._placed = False
-            queue.places.append(None)  # type: ignore[union-attr]  # as in `free_place`; a call less for every task
-            if queue.submitters:
-                queue.wake_submitter()
+                del task._token[0]
+            except IndexError:  # cancelled, or run in place by a worker that waits for it
+                if not nested and task._only is None:
+                    queue.one_less_gone()
+                if single:
+                    return False
+                task = None
+                continue
+            task._phase = RUNNING
+            if task._placed:
+                task._placed = False
+                queue.places.append(None)  # type: ignore[union-attr]  # as in `free_place`; a call less for every task
+                if queue.unheard:
+                    queue.call_submitter()
 
-        fn, args, kwargs = task._fn, task._args, task._kwargs
-        task._fn = task._kwargs = None
-        task._args = ()
-        binding, scope = task._binding, task._scope
-        outer, self.fn = self.fn, fn
-        if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
-            self.inside += 1
-        result = error = slot = None
-        try:
-            if binding is not None:
-                lender = self.slots.get(binding) or self._slot(binding)
-                args = (lender.lend(), *args)
-                slot = lender
-                if slot.lent > 1:
-                    self.extras = True
-            result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
-        except BaseException as exc:
-            # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
-            # which is why every name for the task is dropped at the end: the error would be in a cycle with it.)
-            traceback = sys.exc_info()[2]
-            error = _with_traceback(exc, traceback and traceback.tb_next)
-            traceback = None
-            task._name = name_of(fn)
-        fn = kwargs = None
-        args = ()
-        if slot is not None:
-            if slot.due:
-                slot.take_back(error)
+            fn, args, kwargs = task._fn, task._args, task._kwargs
+            task._fn = task._kwargs = None
+            task._args = ()
+            binding, scope = task._binding, task._scope
+            outer, self.fn = self.fn, fn
+            if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
+                self.inside += 1
+            slot = None
+            try:
+                if binding is not None:
+                    try:
+                        lender = self.slots[binding]
+                    except KeyError:
+                        lender = self._slot(binding)
+                    # Faster than `(state, *args)`, which makes a list first.
+                    if lender.lent or lender.due:
+                        args = (lender.lend(),) + args  # noqa: RUF005
+                        self.extras = lender.lent > 1 or self.extras
+                    else:  # as `lend` does, without a call
+                        args = (lender.states[0].value,) + args  # noqa: RUF005
+                        lender.lent = 1
+                    slot = lender
+                result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
+            except BaseException as exc:
+                # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
+                # which is why every name for the task is dropped at the end: the error would be in a cycle with it.)
+                traceback = sys.exc_info()[2]
+                error = _with_traceback(exc, traceback and traceback.tb_next)
+                traceback = None
+                task._name = name_of(fn)
+            fn = kwargs = None
+            args = ()
+            if slot is not None:
+                if slot.due:
+                    slot.take_back(error)
+                else:
+                    slot.lent -= 1
+                slot = None
+            if self.extras and not nested:
+                self._drop_extras()
+            self.fn = outer
+            if outer is not None:
+                self.inside -= 1
+
+            if not nested:
+                if queue.front:
+                    if queue.grown:
+                        queue.look_at_peak()
+                elif not task._callbacks and not self.called:
+                    # Be available before you announce: who sees the result and submits again finds this worker idle.
+                    queue.idle[self] = None
+                    self.announced = True
+            if error is None:
+                self.completed += 1
+                task._result = result
+                result = None
             else:
-                slot.lent -= 1
-        if self.extras and not nested:
-            self._drop_extras()
-        self.fn = outer
-        if outer is not None:
-            self.inside -= 1
-
-        if not nested:
-            if queue.front:
-                if queue.grown:
-                    queue.look_at_peak()
-            elif not task._callbacks and not self.inbox:
-                # Be available before you announce: who sees the result and submits again finds this worker idle.
-                queue.idle[self] = None
-                self.announced = True
-        if error is None:
-            self.completed += 1
-        else:
-            self.counts.failed += 1
-            task._exception = error
-            task._lose_error(error)
-        task._result = result
-        task._phase = FINISHED
-        task._token.clear()  # the anchor, see _future.py
-        if task._watchers:
-            task._wake_watchers()
-        if task._callbacks:
-            self._call_backs(task)
-        if scope is None:
-            task = result = error = None
-        else:
-            # The scope ends only after the last reference to a result that nobody keeps is gone.
-            ticket = task._ticket
-            task._scope = None
-            scope._pending[ticket] = None
-            task = result = error = None
-            scope._ended(ticket)
-            scope = None
-        return True
+                self.counts.failed += 1
+                task._exception = error
+                task._lose_error(error)
+                error = None
+            task._phase = FINISHED
+            task._token.clear()  # the anchor, see _future.py
+            if task._watchers:
+                task._wake_watchers()
+            if task._callbacks:
+                self._call_backs(task)
+            if scope is None:
+                task = None
+            else:
+                # The scope ends only after the last reference to a result that nobody keeps is gone.
+                if scope._doomed:
+                    scope._cancel_if_doomed()
+                scope._ending.append(None)
+                del scope._pending[task]
+                task._scope = None
+                task = None
+                scope._ending.pop()
+                if not scope._pending:
+                    scope._end_if_last()
+                scope = None
+            if single or self.called:
+                return True
 
     def _call_backs(self, task: Future[Any]) -> None:
         self._be_busy()  # if a callback was added at the last moment
@@ -406,8 +435,13 @@ class Worker:
         """Before what may take long: be idle no more, and pass on a task submitted to the idle worker this seemed."""
         if self.announced:
             self.announced = False
-            if not self._retract() and self.queue.has_tasks():
-                self.queue.wake()
+            if not self._retract():
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """What this worker was woken for is another one's to do, as this one has other things to do first."""
+        if self.queue.has_tasks():
+            self.queue.wake()
 
     def run_in_place(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
@@ -531,7 +565,8 @@ class Worker:
         self.broadcasts.extend(())
         if not (queue.has_tasks() or self.inbox or self.broadcasts or refused):
             return self._sleep_idle()
-        self._retract()
+        if not self._retract() and (self.inbox or self.broadcasts):
+            self._pass_on()
         queue.look_at_peak()
         return bool(queue.front or queue.tasks or self.inbox or self.broadcasts or not refused)
 
@@ -571,6 +606,7 @@ class Worker:
         those after it has put the request in. The one that locks the inbox second sees the other.
         """
         self.inbox.append(request)
+        self.called = True
         if self.dead:
             try:
                 self.inbox.remove(request)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import wait
 from functools import partial
 from typing import Any
 
@@ -474,12 +475,14 @@ class TestDeadline:
                     self.looks += 1
                     if self.looks == 2:  # closed, and about to look once more
                         passed.wait(1)
-                        self[0] = None
-                        threading.Thread(target=lambda: (gate.wait(1), scope._ended(0))).start()
+                        self[other] = None
+                        threading.Thread(target=lambda: (gate.wait(1), scope._ended(other))).start()
                 return result
 
         gate = threading.Event()
         with StatefulThreadPoolExecutor(1) as pool:
+            other = pool.submit(int)
+            wait([other])
             scope = pool.scope(timeout=0.01)
             original = scope._time_out
             scope._time_out = lambda: (original(), passed.set(), gate.set())  # type: ignore[assignment]

@@ -607,7 +607,7 @@ def sizes(pool: Pool) -> dict[str, int]:
     for name in "inbox", "broadcasts", "slots", "tearing", "floors", "watchers", "born":
         found[f"worker.{name}"] = sum(len(getattr(worker, name)) for worker in list(queue.workers))
     slots = [slot for worker in list(queue.workers) for slot in list(worker.slots.values())]
-    found["slot.states"] = sum(len(slot._states) for slot in slots)
+    found["slot.states"] = sum(len(slot.states) for slot in slots)
     found["slot.due"] = sum(len(slot.due) for slot in slots)
     found["slot.when_free"] = sum(len(slot._when_free) for slot in slots)
     found["threads"] = threading.active_count()

@@ -1534,7 +1534,7 @@ class TestDiscardAll:
         class Due(list[None]):
             """Just after the worker has looked whether there is more to do than to lend or to take back."""
 
-            looks = iter(["looked to lend", "looked to take back"])
+            looks = iter(["looked to lend", *["looked closer"] * (policy is not None), "looked to take back"])
 
             def __bool__(self) -> bool:
                 answer = len(self) > 0

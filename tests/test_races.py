@@ -207,11 +207,10 @@ def test_last_task_against_scope_end() -> None:
                         assert self
                         go_on.set()
                         wait([future])
-                        while len(self):  # until the worker has taken the ticket out
+                        while len(self):  # until the worker has taken the task out
                             pass
-                        self[object()] = None  # what the body saw: a task is pending
-                        ticket = next(iter(self))
-                        threading.Thread(target=scope._ended, args=(ticket,)).start()
+                        self[future] = None  # what the body saw: a task is pending
+                        threading.Thread(target=scope._ended, args=(future,)).start()
                         return result
                 return super().pop(*args)
 

@@ -634,7 +634,8 @@ class TestTimeout:
     def test_deadline_while_the_end_looks_once_more(self, single: Pool) -> None:
         """The time is up just when the block seems to be over, while another thread gets a task in: it is noticed."""
         passed = threading.Event()
-        ticket = object()
+        other = single.submit(int)
+        concurrent.futures.wait([other])
 
         class Pending(dict[Any, Any]):
             looks = 0
@@ -645,8 +646,8 @@ class TestTimeout:
                     if self.looks == 2:
                         assert scope._closing == {}
                         passed.wait()
-                        self[ticket] = None  # of a submit in another thread, which has not looked at `_closing` yet
-                        threading.Thread(target=scope._ended, args=(ticket,)).start()
+                        self[other] = None  # of a submit in another thread, which has not looked at `_closing` yet
+                        threading.Thread(target=scope._ended, args=(other,)).start()
                 return super().pop(*args)
 
         scope = single.scope(timeout=SOON)

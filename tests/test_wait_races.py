@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import InvalidStateError
+from concurrent.futures import InvalidStateError, wait
 from typing import Any
 
 import pytest
@@ -301,6 +301,8 @@ class TestScopeCloses:
         """It was accepted, and its task submits in turn before the block has looked again: that is accepted, too."""
         with StatefulThreadPoolExecutor(1) as pool:
             scope = pool.scope()
+            other = pool.submit(int)
+            wait([other])
             values: list[Any] = []
 
             class Pending(dict[Any, Any]):
@@ -310,10 +312,9 @@ class TestScopeCloses:
                     if args == (None, None):
                         self.looks += 1
                         if self.looks == 2:
-                            ticket = object()
-                            self[ticket] = None  # of a task that was accepted, and that runs just now
+                            self[other] = None  # of a task that was accepted, and that runs just now
                             in_thread(lambda: values.append(scope.submit(int)))
-                            in_thread(lambda: scope._ended(ticket))
+                            in_thread(lambda: scope._ended(other))
                     return super().pop(*args)
 
             scope._pending = Pending()
