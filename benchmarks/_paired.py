@@ -63,7 +63,7 @@ class Spread(NamedTuple):
 
 def spread(figures: Sequence[float]) -> Spread:
     if len(figures) == 1:
-        return Spread(*figures * 3)
+        return Spread(figures[0], figures[0], figures[0])
     return Spread(*statistics.quantiles(figures, n=4, method="inclusive"))
 
 

@@ -214,8 +214,9 @@ class Mpire(Adapter):
     module = "mpire"
     distribution = "mpire"
     share = 0.1
-    # A task takes two steps of its queue, with no lock around them: only one thread may submit.
-    cannot = frozenset({"producers", "fan-out", "stream"})
+    # A task takes two steps of its queue, with no lock around them: only one thread may submit. Tasks are pickled, also
+    # for threads: none can refer to an event or a list outside.
+    cannot = frozenset({"producers", "fan-out", "stream", "memory", "crowd"})
     args_in_tuple = True
     result = staticmethod(methodcaller("get"))
 
@@ -224,7 +225,7 @@ class Mpire(Adapter):
         self.submit = self.pool.apply_async
 
     def start(self, workers: int) -> None:
-        self.burst(workers)  # the first task starts them all; tasks are pickled, also for threads
+        self.burst(workers)  # the first task starts them all
 
     def map(self, items: Sequence[int], chunksize: int) -> Iterable[object]:
         results: Iterable[object] = self.pool.map(noop_with, items, chunk_size=chunksize)
@@ -367,7 +368,7 @@ BACKLOG: dict[str, Any] = {"max_backlog": MAX_BACKLOG}
 THREE: dict[str, Any] = {"state": True, "scope": True, **BACKLOG}
 
 PLAIN = "plain"
-ALL_THREE = "state, backlog and scope"
+ALL_THREE = "state, backlog, scope"
 VARIANTS: dict[str, Make] = {
     PLAIN: Ours,
     "state": partial(Ours, state=True),
@@ -394,7 +395,7 @@ RIVALS: tuple[type[Adapter], ...] = (
     BoundedPoolExecutor,
     Floor,
 )
-ADAPTERS: dict[str, type[Adapter]] = {adapter.name: adapter for adapter in (Stdlib, Ours, *RIVALS)}
+ADAPTERS: dict[str, type[Adapter]] = {Stdlib.name: Stdlib, Ours.name: Ours} | {rival.name: rival for rival in RIVALS}
 
 
 def version(adapter: type[Adapter]) -> str | None:

@@ -8,7 +8,7 @@ import threading
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -18,7 +18,7 @@ from typing import Any
 from _paired import MAX_BACKLOG, WORKERS, seconds, workers_of
 from child import import_seconds, in_child
 from executors import ALL_THREE, OPTIONS, PLAIN, VARIANTS, Adapter, Floor, Make, Ours, Stdlib, rivals
-from latency import P99, task_seconds, under_load
+from latency import LATE, P99, task_seconds, under_load
 from race import BYTES, FLOOR, GROWTH, OURS, STDLIB, TIME, Bar, Ceiling, Entry, Figures, Race
 
 WARM_UP = 256  # tasks, for a pool that has just been made
@@ -63,7 +63,7 @@ def entries(
     workers: int = 4,
 ) -> list[Entry]:
     """Rivals first and ours last, so that those with bars are next to the standard library."""
-    others = [*rivals(question, workers), Stdlib]
+    others: list[type[Adapter]] = [*rivals(question, workers), Stdlib]
     return [
         Entry(PLAIN, other.name, partial(measured, other, max(int(tasks * other.share), 1))) for other in others
     ] + [
@@ -166,13 +166,13 @@ def fan_out(plan: Plan) -> Iterator[Race]:
 def mapped(plan: Plan) -> Iterator[Race]:
     items = min(MAPPED, plan.tasks * 2)
     for chunksize in (1, 100):
-        measured = timed(4, lambda adapter, tasks, chunksize=chunksize: _mapped(adapter, tasks, chunksize))
+        measured = timed(4, partial(_mapped, chunksize))
         title = f"map over {items:,} items, {'no chunks' if chunksize == 1 else f'chunks of {chunksize}'}, 4 workers"
         bars = {PLAIN: (Bar(1, against=(PLAIN, "mp.pool")),)} if chunksize > 1 else {}
         yield Race("map", title, entries("map", measured, items, of(PLAIN), bars))
 
 
-def _mapped(adapter: Adapter, tasks: int, chunksize: int) -> None:
+def _mapped(chunksize: int, adapter: Adapter, tasks: int) -> None:
     deque(adapter.map(range(tasks), chunksize), maxlen=0)
 
 
@@ -183,10 +183,10 @@ def stream(plan: Plan) -> Iterator[Race]:
         "stream in order": lambda adapter, tasks: deque(adapter.stream_in_order(range(tasks)), maxlen=0),
     }
     tasks = plan.tasks * 2
-    title = f"a stream of tasks, at most {MAX_BACKLOG:,} of them queued, 4 workers"
+    title = f"a stream of tasks, at most {MAX_BACKLOG:,} queued, results dropped or in order, 4 workers"
     yield Race("stream", title, list(_streams(lambda name: timed(4, works[name]), tasks, ())))
     if HAS_PEAK:
-        title = f"a stream of {plan.streamed:,} tasks, a tenth for others, each in a process of its own"
+        title = f"a stream of {plan.streamed:,} tasks (others a tenth), memory at its peak, in a process of its own"
         bars = (Ceiling(5e6, GROWTH),)
         children = list(_streams(lambda name: partial(_in_child, name), plan.streamed, bars, rivals_share=0.1))
         yield Race("stream", title, children, effort=0.15, rehearsed=False)
@@ -196,10 +196,11 @@ def _streams(
     measured: Callable[[str], Measured], tasks: int, bars: tuple[Ceiling, ...], rivals_share: float = 1
 ) -> Iterator[Entry]:
     for row, name, ours in [
-        ("results dropped", "stream", VARIANTS["scope and backlog"]),
-        ("results in order", "stream in order", VARIANTS[PLAIN]),
+        ("dropped", "stream", VARIANTS["scope and backlog"]),
+        ("in order", "stream in order", VARIANTS[PLAIN]),
     ]:
-        for other in [*rivals(name), *([] if name in Stdlib.cannot else [Stdlib])]:
+        others: list[type[Adapter]] = [*rivals(name), *([] if name in Stdlib.cannot else [Stdlib])]
+        for other in others:
             yield Entry(row, other.name, partial(measured(name), other, int(tasks * other.share * rivals_share)))
         yield Entry(row, OURS, partial(measured(name), ours, tasks), bars)
 
@@ -231,7 +232,12 @@ def _queued(args: tuple[object, ...]) -> Measured:
 def _bytes(adapter: Adapter, submit: Callable[..., Any], args: tuple[object, ...], tasks: int) -> float:
     """With the only worker blocked. The caller's own list of handles doesn't count."""
     blocked, go = threading.Event(), threading.Event()
-    first = submit(lambda *_: (blocked.set(), go.wait()))
+
+    def block(state: object = None) -> None:
+        blocked.set()
+        go.wait()
+
+    first = submit(block)
     blocked.wait()
     call = (_anything, args) if adapter.args_in_tuple else (_anything, *args)
     handles: list[Any] = [None] * tasks
@@ -263,13 +269,12 @@ def start(plan: Plan) -> Iterator[Race]:
 def _lives(make: Make) -> Figures:
     """As many as fit into a moment."""
     gc.collect()
-    start = perf_counter()
-    for count in range(1, LIVES + 1):
+    start, lives = perf_counter(), 0
+    while lives < LIVES and perf_counter() - start < 0.05:
         with closing(make(4)) as adapter:
             adapter.burst(1)
-        if perf_counter() - start > 0.05:
-            break
-    return {TIME: (perf_counter() - start) / count}
+        lives += 1
+    return {TIME: (perf_counter() - start) / lives}
 
 
 def crowd(plan: Plan) -> Iterator[Race]:
@@ -287,7 +292,7 @@ def latency(plan: Plan) -> Iterator[Race]:
     for load in (0.5, 0.9):
         rate = load * 4 / each
         found = [
-            Entry(name, who, partial(_latency, make, rate, int(rate * plan.load_seconds)), bars)
+            Entry(name, who, partial(_latency, name, make, rate, int(rate * plan.load_seconds)), bars)
             for name, who, make, bars in [
                 (PLAIN, FLOOR, Floor, ()),
                 (PLAIN, STDLIB, Stdlib, ()),
@@ -298,12 +303,15 @@ def latency(plan: Plan) -> Iterator[Race]:
         yield Race("latency", title, found, effort=0.7, rehearsed=False)
 
 
-def _latency(make: Make, rate: float, tasks: int) -> Figures:
+def _latency(row: str, make: Make, rate: float, tasks: int) -> Figures:
     with closing(make(4)) as adapter:
         adapter.start(4)
         adapter.burst(WARM_UP)
         gc.collect()
-        return under_load(adapter, rate, tasks)
+        figures = under_load(adapter, rate, tasks)
+    if row != PLAIN:
+        del figures[LATE]  # the same thread submits for all
+    return figures
 
 
 def options(plan: Plan) -> Iterator[Race]:

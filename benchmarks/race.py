@@ -26,7 +26,7 @@ class Figure(NamedTuple):
 
 TIME = Figure("")  # for one task
 BYTES = Figure("", SIZE)
-GROWTH = Figure("growth of peak memory", SIZE, absolute=True)
+GROWTH = Figure("growth of peak", SIZE, absolute=True)
 
 Figures = dict[Figure, float]
 Cell = tuple[str, str]  # row and executor
@@ -110,7 +110,11 @@ class Result:
     def ratios(self, cell: Cell, figure: Figure, against: Cell | None = None) -> Spread | None:
         """Of another cell to this one, round by round: above 1, this one is faster or smaller."""
         own, others = self.figures(cell, figure), self.figures(against or self.baseline, figure)
-        return spread([other / mine for mine, other in zip(own, others, strict=True)]) if own and others else None
+        return (
+            spread([other / mine for mine, other in zip(own, others, strict=True)])
+            if own and others and all(own)
+            else None
+        )
 
     def verdicts(self) -> list[Verdict]:
         return [self._verdict(entry, bar) for entry in self.race.entries for bar in entry.bars]
@@ -131,6 +135,8 @@ class Result:
 
 
 def short(figure: float) -> str:
+    if abs(figure) < 0.01:
+        return "<0.01" if figure else "0"
     return f"{figure:.2f}" if abs(figure) < 10 else f"{figure:.1f}" if abs(figure) < 100 else f"{figure:,.0f}"
 
 

@@ -49,9 +49,12 @@ def _cell(result: Result, row: str, who: str, figure: Figure) -> tuple[str, str]
     if cell == result.baseline or figure.absolute:
         low, median, high = spread(figures)
         scale, unit = scaled(median, figure)
-        quartiles = f"{short(low / scale)}-{short(high / scale)}"
-        return f"{short(median / scale)} {unit}", quartiles if len(figures) > 1 else ""
+        return f"{short(median / scale)} {unit}", _range(low / scale, high / scale, len(figures))
     ratios = result.ratios(cell, figure)
     if ratios is None:
         return NOTHING
-    return short(ratios.median), f"{short(ratios.low)}-{short(ratios.high)}" if len(figures) > 1 else ""
+    return short(ratios.median), _range(ratios.low, ratios.high, len(figures))
+
+
+def _range(low: float, high: float, rounds: int) -> str:
+    return "-".join(dict.fromkeys((short(low), short(high)))) if rounds > 1 else ""
