@@ -21,7 +21,8 @@ EXTRA = "pip install 'stateful-executor[bench]'"
 READ = """\
 Each cell is the median of the rounds, with its quartiles: stdlib (ThreadPoolExecutor) in its own unit, for one task
 where nothing else is said; of the others, how many times as fast or as small they are: above 1 is better than stdlib.
-"-": it can't, or is not asked."""
+"-": it can't, or is not asked. mp.pool: multiprocessing.pool.ThreadPool; floor: a queue to plain threads and one back.\
+"""
 
 
 def arguments() -> argparse.Namespace:
@@ -82,7 +83,7 @@ def main() -> int:
     plan, rounds = planned(options), options.rounds or (3 if options.quick else 7)
     lines = markdown if options.markdown else text
     shown = [name for name in columns() if ADAPTERS[name].distribution is None or version(ADAPTERS[name])]
-    print(f"{machine()}; {peers()}")
+    print(machine(), peers(), sep="\n")
     if lacking := missing():
         print(f"Not installed: {', '.join(lacking)}. {EXTRA}")
     print(f"{rounds} rounds of {plan.tasks:,} tasks (of slow executors fewer), all in turn.\n{READ}")

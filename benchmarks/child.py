@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from threading import Event, Semaphore
 from time import perf_counter
 
 from executors import ADAPTERS, VARIANTS, Adapter, Make
-from race import GROWTH, OURS, SIZE, TIME, Figure, Figures
+from race import BYTES, GROWTH, OURS, SIZE, TIME, Figure, Figures
 
 WARM_UP = 5_000  # several times what is queued at most
 START, SHUTDOWN, EACH = Figure("start"), Figure("shutdown"), Figure("memory each", SIZE)
@@ -62,8 +66,43 @@ def crowd(make: Make, workers: int) -> Figures:
     return {START: started - start, SHUTDOWN: perf_counter() - end, EACH: (peak - before) / workers}
 
 
-WORK = {"stream": stream, "stream in order": stream_in_order, "crowd": crowd}
-FIGURES = {figure.name: figure for figure in (TIME, GROWTH, START, SHUTDOWN, EACH)}
+def queued(args: tuple[object, ...], make: Make, tasks: int) -> Figures:
+    """Bytes of a task that a pool's only worker is too busy for. The caller's own list of handles doesn't count."""
+    with closing(make(1)) as adapter, adapter.door() as door:
+        blocked, go = Event(), Event()
+
+        def block(state: object = None) -> None:
+            blocked.set()
+            go.wait()
+
+        handles = [door.submit(block), *[None] * tasks]
+        blocked.wait()
+        call = (anything, args) if adapter.args_in_tuple else (anything, *args)
+        gc.collect()
+        tracemalloc.start()
+        for number in range(1, tasks + 1):
+            handles[number] = door.submit(*call)
+        gc.collect()
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        go.set()
+        for handle in handles:
+            adapter.result(handle)
+    return {BYTES: size / tasks}
+
+
+def anything(*args: object) -> None:
+    pass
+
+
+WORK: dict[str, Callable[[Make, int], Figures]] = {
+    "stream": stream,
+    "stream in order": stream_in_order,
+    "crowd": crowd,
+    "no arguments": partial(queued, ()),
+    "two arguments": partial(queued, ("one", "two")),
+}
+FIGURES = {str(figure): figure for figure in (TIME, BYTES, GROWTH, START, SHUTDOWN, EACH)}
 
 
 def in_child(work: str, who: str, variant: str, number: int) -> Figures:
@@ -93,4 +132,4 @@ def _peak() -> float:
 if __name__ == "__main__":
     work, who, variant, number = sys.argv[1:]
     make = VARIANTS[variant] if who == OURS else ADAPTERS[who]
-    print(json.dumps({figure.name: amount for figure, amount in WORK[work](make, int(number)).items()}))
+    print(json.dumps({str(figure): amount for figure, amount in WORK[work](make, int(number)).items()}))

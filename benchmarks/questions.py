@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -216,47 +215,10 @@ def memory(plan: Plan) -> Iterator[Race]:
     variants = of(PLAIN, "state", "backlog", "scope", ALL_THREE)
     bars = dict.fromkeys(variants, (Bar(5, BYTES),))
     tasks = min(plan.tasks, MAX_BACKLOG - 10)
-    for args in ((), ("one", "two")):
-        title = f"bytes of a queued task, {'two' if args else 'no'} arguments"
-        yield Race("memory", title, entries("memory", _queued(args), tasks, variants, bars), effort=0.4)
-
-
-def _queued(args: tuple[object, ...]) -> Measured:
-    def measured(make: Make, tasks: int) -> Figures:
-        with closing(make(1)) as adapter, adapter.door() as door:
-            return {BYTES: _bytes(adapter, door.submit, args, tasks)}
-
-    return measured
-
-
-def _bytes(adapter: Adapter, submit: Callable[..., Any], args: tuple[object, ...], tasks: int) -> float:
-    """With the only worker blocked. The caller's own list of handles doesn't count."""
-    blocked, go = threading.Event(), threading.Event()
-
-    def block(state: object = None) -> None:
-        blocked.set()
-        go.wait()
-
-    first = submit(block)
-    blocked.wait()
-    call = (_anything, args) if adapter.args_in_tuple else (_anything, *args)
-    handles: list[Any] = [None] * tasks
-    gc.collect()
-    tracemalloc.start()
-    try:
-        for number in range(tasks):
-            handles[number] = submit(*call)
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0] / tasks
-    finally:
-        tracemalloc.stop()
-        go.set()
-        for handle in [first, *handles]:
-            adapter.result(handle)
-
-
-def _anything(*args: object) -> None:
-    pass
+    for args in ("no", "two"):
+        title = f"bytes of a queued task, {args} arguments, each in a process of its own"
+        measured = partial(_in_child, f"{args} arguments")
+        yield Race("memory", title, entries("memory", measured, tasks, variants, bars), effort=0.4, rehearsed=False)
 
 
 def start(plan: Plan) -> Iterator[Race]:
@@ -282,7 +244,7 @@ def crowd(plan: Plan) -> Iterator[Race]:
         title = f"{plan.crowd:,} workers, all asleep in a task at once, in a process of their own"
         measured = partial(_in_child, "crowd")
         found = entries("crowd", lambda make, _: measured(make, plan.crowd), 1, of(PLAIN, "state"))
-        yield Race("crowd", title, found, effort=0.4)
+        yield Race("crowd", title, found, effort=0.4, rehearsed=False)
 
 
 def latency(plan: Plan) -> Iterator[Race]:

@@ -136,7 +136,7 @@ class Result:
 
 def short(figure: float) -> str:
     if abs(figure) < 0.01:
-        return "<0.01" if figure else "0"
+        return "<.01" if figure else "0"
     return f"{figure:.2f}" if abs(figure) < 10 else f"{figure:.1f}" if abs(figure) < 100 else f"{figure:,.0f}"
 
 

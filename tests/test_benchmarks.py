@@ -39,7 +39,13 @@ def altered(change: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("producers", {"4 submitting threads, 4 workers": 5}),
         ("fan-out", {"fan-out: tasks that submit 100 tasks each, 4 workers": 3}),
         ("map", {f"map over 80 items, {chunks}, 4 workers": 1 for chunks in ("no chunks", "chunks of 100")}),
-        ("memory", {f"bytes of a queued task, {number} arguments": 5 for number in ("no", "two")}),
+        (
+            "memory",
+            {
+                f"bytes of a queued task, {number} arguments, each in a process of its own": 5
+                for number in ("no", "two")
+            },
+        ),
     ],
 )
 def test_each_row_is_printed(question: str, races: dict[str, int], tmp_path: Path) -> None:
