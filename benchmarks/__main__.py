@@ -83,7 +83,7 @@ def main() -> int:
     plan, rounds = planned(options), options.rounds or (3 if options.quick else 7)
     lines = markdown if options.markdown else text
     shown = [name for name in columns() if ADAPTERS[name].distribution is None or version(ADAPTERS[name])]
-    print(machine(), peers(), sep="\n")
+    print(*filter(None, (machine(), peers())), sep="\n")
     if lacking := missing():
         print(f"Not installed: {', '.join(lacking)}. {EXTRA}")
     print(f"{rounds} rounds of {plan.tasks:,} tasks (of slow executors fewer), all in turn.\n{READ}")
