@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _paired import compare, micros, noop, noop_with, seconds, workers_of
-from burst import MAX_BACKLOG, WORKERS, burst
+from _paired import MAX_BACKLOG, WORKERS, burst, compare, micros, noop, noop_with, seconds, workers_of
 
 import stateful_executor
 
@@ -34,7 +33,7 @@ def earlier(commit: str, folder: str) -> Any:
 
 
 def scoped(pool: Any, stateful: bool, tasks: int) -> None:
-    """As `scoped_burst`, which passes arguments that earlier commits don't know."""
+    """A burst through a scope, with no arguments that earlier commits may not know."""
     with pool.scope() as scope:
         burst(scope.with_state().submit if stateful else scope.submit, noop_with if stateful else noop, tasks)
 
@@ -65,7 +64,7 @@ def main() -> None:
                 ]:
                     after, before = (partial(seconds, work) for work in rounds)
                     label = f"{workers_of(workers)}, {name}"
-                    compare(label, after, before, rounds=options.rounds, bar=None, each=micros(tasks))
+                    compare(label, after, before, rounds=options.rounds, each=micros(tasks))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""The benchmarks run, with next to no tasks: what they print is looked at, the figures are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stateful_executor
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TINY = ("--quick", "--rounds", "1", "--tasks", "40", "--items", "400")
+ALTERED = "import runpy, sys; sys.path.insert(0, {0!r}); {1}; runpy.run_path({0!r}, run_name='__main__')"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run a child interpreter that imports the same `stateful_executor` as these tests do."""
+    package = str(Path(stateful_executor.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, *args], env=env, capture_output=True, encoding="utf-8", timeout=50, check=False
+    )
+
+
+def altered(change: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return run("-c", ALTERED.format(str(BENCHMARKS), change), *args)
+
+
+@pytest.mark.parametrize(
+    ("question", "races"),
+    [
+        ("burst", {f"no-op burst, {count}": 7 for count in ("1 worker", "4 workers", "16 workers", "64 workers")}),
+        ("options", {"our other options, no-op burst, 4 workers": 6}),
+        ("producers", {"4 submitting threads, 4 workers": 5}),
+        ("fan-out", {"fan-out: tasks that submit 100 tasks each, 4 workers": 3}),
+        ("map", {f"map over 80 items, {chunks}, 4 workers": 1 for chunks in ("no chunks", "chunks of 100")}),
+        (
+            "memory",
+            {
+                f"bytes of a queued task, {number} arguments, each in a process of its own": 5
+                for number in ("no", "two")
+            },
+        ),
+    ],
+)
+def test_each_row_is_printed(question: str, races: dict[str, int], tmp_path: Path) -> None:
+    kept = tmp_path / "rounds.json"
+    child = run(str(BENCHMARKS), *TINY, "--only", question, "--json", str(kept))
+    assert (child.returncode, child.stderr) == (0, "")
+    tables = {lines[0]: lines[2:] for block in child.stdout.split("\n\n") if (lines := block.splitlines())}
+    for race, rows in races.items():
+        assert len([row for row in tables[race] if not row.startswith(" ")]) == rows, tables[race]
+    records = json.loads(kept.read_text(encoding="utf-8"))
+    assert {(one["question"], len(one["rounds"])) for one in records} == {(question, 1)}
+    assert {"ours", "stdlib"} <= {one["executor"] for one in records}
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--check",), 1)])
+def test_check_fails_when_a_bar_is_missed(options: tuple[str, ...], code: int) -> None:
+    change = "import race; race.Result.verdicts = lambda result: [race.Verdict(False, 'a bar')]"
+    child = altered(change, *TINY, "--only", "fan-out", *options)
+    assert (child.returncode, child.stderr) == (code, "")
+    assert "missed: a bar" in child.stdout
+
+
+def test_plot_says_what_to_install() -> None:
+    child = altered("sys.modules['matplotlib'] = None", "--plot", "picture.png")
+    assert child.returncode == 1
+    assert "pip install 'stateful-executor[bench]'" in child.stderr
