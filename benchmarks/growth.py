@@ -2,7 +2,7 @@
 
 Every figure is microseconds for one task that does nothing, the median (and quartiles) of rounds in which all sizes,
 ours and `ThreadPoolExecutor`'s, come in turn. The exponent is that of a power of the size fitted to the medians: 0 is
-flat, 1 linear; it is no more than a word for the curve, since no cost is a pure power.
+flat, 1 linear. No cost is a pure power, so the exponent from the last size but one to the last stands beside it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from stateful_executor import StatefulThreadPoolExecutor
 
 WORKERS = 4  # where their number is not what is asked about
 FLAT = 0.1  # exponents up to this one are noise
-OURS, STATEFUL, THEIRS = "ours", "ours, with state", "ThreadPoolExecutor"
-COLOURS = {THEIRS: "tab:orange", STATEFUL: "tab:green"}
+OURS, STATEFUL, ANEW = "ours", "ours, with state", "ours, with_state(...) for each task"
+THEIRS = "ThreadPoolExecutor"
+COLOURS = {OURS: "tab:blue", STATEFUL: "tab:green", ANEW: "tab:green", THEIRS: "tab:orange"}
 
 Pool = type[ThreadPoolExecutor]
 Measure = Callable[[int], float]  # seconds for one task, at a size
@@ -39,6 +40,7 @@ Costs = dict[str, list[list[float]]]  # for each line and size, those of all rou
 
 class Question(NamedTuple):
     text: str
+    each: str  # what one cost is of
     size: str
     sizes: Sequence[int]
     lines: dict[str, Measure]
@@ -51,6 +53,11 @@ def burst(submit: Callable[..., Future[Any]], fn: Callable[..., object], tasks: 
 def finish(futures: list[Future[Any]]) -> None:
     for future in futures:
         future.result()
+
+
+def cancel_all(futures: list[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def start_all(pool: ThreadPoolExecutor, workers: int) -> None:
@@ -107,17 +114,15 @@ def submit_and_take(new: Pool, tasks: int, length: int) -> float:
 
 
 def cancel(new: Pool, tasks: int, length: int) -> float:
-    """Cancel one anywhere in the backlog; another one, whose submit doesn't count, takes its place at the end."""
+    """All of a backlog in random order, and as many backlogs as make up the tasks: a few cancels would hide upkeep."""
+    times = max(tasks // length, 1)
     total = 0.0
     with new(1) as pool, held(pool):
-        futures = [pool.submit(noop) for _ in range(length)]
-        gc.collect()
-        for index in random.Random(1).choices(range(length), k=tasks):  # noqa: S311  # no secret
-            start = perf_counter()
-            futures[index].cancel()
-            total += perf_counter() - start
-            futures[index] = pool.submit(noop)
-    return total / tasks
+        for _ in range(times):
+            futures = [pool.submit(noop) for _ in range(length)]
+            random.Random(1).shuffle(futures)  # noqa: S311  # no secret
+            total += seconds(partial(cancel_all, futures))
+    return total / (times * length)
 
 
 def by_bindings(anew: bool, tasks: int, number: int) -> float:
@@ -204,35 +209,60 @@ def questions(tasks: int, longest: int) -> list[Question]:
     return [
         Question(
             "Do more workers make a task dearer?",
+            "task",
             "workers",
             (1, 2, 4, 8, 16, 32, 64, 128),
             {**both(by_workers), STATEFUL: partial(by_workers_with_state, tasks)},
         ),
-        Question("Does a long backlog, to submit and take?", "tasks in the backlog", lengths, both(submit_and_take)),
-        Question("Does a long backlog, to cancel one?", "tasks in the backlog", lengths, both(cancel, few)),
         Question(
-            "Do more bindings, used in turn?",
-            "initializers",
-            thousand,
-            {
-                OURS: partial(by_bindings, False, tasks),
-                "ours, with_state(...) for each task": partial(by_bindings, True, tasks),
-            },
+            "Does a long backlog make submit and take dearer?",
+            "task submitted and taken",
+            "tasks in the backlog",
+            lengths,
+            both(submit_and_take),
         ),
-        Question("Does deeper nesting make a level dearer?", "levels", (1, 10, 50, 100, 150), both(nest, few)),
+        Question(
+            "Does a long backlog make cancelling it dearer?",
+            "task cancelled",
+            "tasks in the backlog",
+            lengths,
+            both(cancel, few),
+        ),
+        Question(
+            "Do more bindings make a task with state dearer?",
+            "task",
+            "initializers, used in turn",
+            thousand,
+            {OURS: partial(by_bindings, False, tasks), ANEW: partial(by_bindings, True, tasks)},
+        ),
+        Question(
+            "Does deeper nesting make a level dearer?",
+            "level",
+            "levels, each submits the next and waits",
+            (1, 10, 50, 100, 150),
+            both(nest, few),
+        ),
         Question(
             "Do other open scopes make a scope's task dearer?",
+            "task",
             "open scopes",
             thousand,
             {OURS: partial(by_open_scopes, tasks)},
         ),
         Question(
-            "Do open scopes, to open and end an empty one?",
+            "Do other open scopes make an empty scope dearer?",
+            "scope opened and ended",
             "open scopes",
             thousand,
             {OURS: partial(open_and_end, tasks)},
         ),
-        Question("Do more submitting threads?", "submitting threads", (1, 2, 4, 8, 16), both(by_threads)),
+        Question(
+            "Do more submitting threads make a task dearer?",
+            "task",
+            "submitting threads",
+            (1, 2, 4, 8, 16),
+            both(by_threads),
+        ),
     ]
 
 
@@ -251,16 +281,18 @@ def ask(question: Question, rounds: int) -> Costs:
     return costs
 
 
-def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
-    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
-
-
-def verdict(slope: float) -> str:
+def verdict(sizes: Sequence[int], costs: Sequence[float]) -> str:
+    """Of the whole curve, and of its last step: what is linear in the end is hidden for long by a fixed cost."""
+    logs = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
+    slope = statistics.linear_regression(*logs).slope
+    end = statistics.linear_regression(*(each[-2:] for each in logs)).slope
     if abs(slope) <= FLAT:
-        return "flat"
-    if slope < 0:
-        return "falls"
-    return "linear" if abs(slope - 1) <= FLAT else "grows"
+        word = "flat"
+    elif slope < 0:
+        word = "falls"
+    else:
+        word = "linear" if abs(slope - 1) <= FLAT else "grows"
+    return f"{word} ({slope:.2f}, last step {end:.2f})"
 
 
 def quartiles(costs: Sequence[list[float]]) -> list[tuple[float, float, float]]:
@@ -268,45 +300,43 @@ def quartiles(costs: Sequence[list[float]]) -> list[tuple[float, float, float]]:
     return [(q[0], q[1], q[2]) for q in (statistics.quantiles(each, n=4, method="inclusive") for each in costs)]
 
 
-def summary(sizes: Sequence[int], costs: Sequence[list[float]]) -> str:
-    medians = [statistics.median(each) for each in costs]
-    slope = exponent(sizes, medians)
-    return f"{verdict(slope)}, exponent {slope:.2f}, last / first {medians[-1] / medians[0]:.2f}"
-
-
 def tell(question: Question, costs: Costs) -> None:
-    print(f"\n{question.text} (µs, by {question.size})")
+    print(f"\n{question.text} (µs per {question.each}, by {question.size})")
     for line, each in costs.items():
-        print(f"  {line}: {summary(question.sizes, each)}")
-        for size, (low, median, high) in zip(question.sizes, quartiles(each), strict=True):
+        spread = quartiles(each)
+        medians = [median for _, median, _ in spread]
+        print(f"  {line}: {verdict(question.sizes, medians)}, last / first {medians[-1] / medians[0]:.2f}")
+        for size, (low, median, high) in zip(question.sizes, spread, strict=True):
             print(f"  {size:>12,}{median:10.2f}  ({low:.2f} to {high:.2f})", flush=True)
 
 
 def plot(results: list[tuple[Question, Costs]], file: str, caption: str) -> None:
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = plt.subplots(2, 4, figsize=(20, 10), layout="constrained")
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
     for axis, (question, costs) in zip(axes.flat, results, strict=True):
         for line, each in costs.items():
             lows, medians, highs = zip(*quartiles(each), strict=True)
-            colour = COLOURS.get(line, "tab:blue" if line == OURS else "tab:green")
-            slope = exponent(question.sizes, medians)
-            label = f"{line}: {verdict(slope)} ({slope:.2f})"
-            axis.plot(question.sizes, medians, marker="o", color=colour, label=label)
-            axis.fill_between(question.sizes, lows, highs, color=colour, alpha=0.2)
-        axis.set(title=question.text, xlabel=question.size, ylabel="µs per task", xscale="log", yscale="log")
+            label = f"{line}: {verdict(question.sizes, medians)}"
+            axis.plot(question.sizes, medians, marker="o", color=COLOURS[line], label=label)
+            axis.fill_between(question.sizes, lows, highs, color=COLOURS[line], alpha=0.2)
+        axis.set(
+            title=question.text, xlabel=question.size, ylabel=f"µs per {question.each}", xscale="log", yscale="log"
+        )
         low, high = axis.get_ylim()
         middle = math.sqrt(low * high)
         axis.set_ylim(min(low, middle / 10), max(high, middle * 10))  # two decades: flat is to look flat
         axis.set_xticks(question.sizes)
         axis.xaxis.set_major_formatter(plain)
         axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(plain)
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(visible=True, alpha=0.3)
         axis.legend(loc="upper left", fontsize="small")
-    figure.suptitle(f"How does what a task costs grow? Medians and quartiles; in brackets the exponent\n{caption}")
+    figure.suptitle(f"How does what a task costs grow? Medians and quartiles; in brackets the exponents\n{caption}")
     figure.savefig(file, dpi=100)
 
 
