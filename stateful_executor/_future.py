@@ -11,7 +11,7 @@ A future has no lock. Its shared fields, and what guards each of them:
     written by whoever took the token, and by nobody else. `_phase` is written last.
 `_watchers`, `_callbacks`, `_made_bridge`
     made when first needed, under the lock `making`. An entry of a list is added, and removed, by the thread it is for.
-`_fn`, `_args`, `_kwargs`, `_placed`, `_scope`, `_failures`, `_lost`, `_name`
+`_fn`, `_args`, `_placed`, `_scope`, `_failures`, `_lost`, `_name`
     written by whoever holds the task: who submits it, then who took the token, before `_phase`; hence the order of
     `_phase` holds for them too. Who takes the error sets `_failures` and `_lost` back to None; twice is harmless.
 `_taken_over`
@@ -50,11 +50,12 @@ from _thread import start_new_thread
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ._state import name_of, tell
 from ._stats import ONE
-from ._waiter import Waiter, elsewhere, for_each, headroom, here, locked, sleep_until
+from ._waiter import Waiter, descend, elsewhere, for_each, here, locked, sleep_until
 
 if TYPE_CHECKING:
     import asyncio
@@ -104,7 +105,6 @@ class Future(concurrent.futures.Future[T]):
         "_callbacks",
         "_exception",
         "_fn",
-        "_kwargs",
         "_phase",
         "_placed",  # holds a place in the backlog
         "_queue",
@@ -118,12 +118,11 @@ class Future(concurrent.futures.Future[T]):
     _queue: TaskQueue
     _fn: Callable[..., T] | None
     _args: tuple[Any, ...]
-    _kwargs: dict[str, Any] | None
     _binding: Binding | None
     _scope: Scope | None
     _placed: bool
     _phase: str
-    _result: T | None
+    _result: T | None  # there is none before the end
     _exception: BaseException | None
     _watchers: list[Watcher] | None
     _callbacks: list[list[Callable[[Future[T]], object]]] | None
@@ -274,7 +273,7 @@ class Future(concurrent.futures.Future[T]):
         Its place in the backlog is free, those who wait for it are told, and its callbacks have run when this
         returns, in this thread.
         """
-        headroom(1)
+        descend(1)
         self._queue.leave_entry(self)
         try:
             del self._token[0]
@@ -298,7 +297,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _withdraw(self) -> bool:
         """As `cancel`, for a task that was not accepted in the end. True when it is this call that cancels it."""
-        headroom(1)
+        descend(1)
         self._queue.leave_entry(self)
         try:
             del self._token[0]
@@ -324,7 +323,7 @@ class Future(concurrent.futures.Future[T]):
 
     def _after_cancel(self) -> None:
         """What a cancellation owes to others. Each step may be repeated, so that an interrupted call is."""
-        self._fn = self._kwargs = None
+        self._fn = None
         self._args = ()
         self._queue.left(self)
         self._queue.counts.cancelled.carry()
@@ -345,7 +344,7 @@ class Future(concurrent.futures.Future[T]):
     def _fail(self, exception: BaseException) -> None:
         """End the task with `exception`; for whoever took the token."""
         self._name = name_of(self._fn)
-        self._fn = self._kwargs = None
+        self._fn = None
         self._args = ()
         self._end(None, exception)
 
@@ -407,7 +406,7 @@ class Future(concurrent.futures.Future[T]):
                 return False
             raise InvalidStateError(f"{self!r} has begun already") from None
         self._taken_over = [None]
-        self._fn = self._kwargs = None
+        self._fn = None
         self._args = ()
         try:
             self._queue.leave_entry(self)
@@ -452,7 +451,8 @@ class Future(concurrent.futures.Future[T]):
         """(done, cancelled, result, exception): what asyncio reads from 3.14 on."""
         if self._exception is not None:
             self._take()
-        return self.done(), self.cancelled(), self._result, self._exception
+        returned = self._phase == FINISHED and self._exception is None
+        return self.done(), self.cancelled(), self._result if returned else None, self._exception
 
     # `concurrent.futures.wait` and `as_completed` work on these three.
 
@@ -482,15 +482,16 @@ class Future(concurrent.futures.Future[T]):
 def new_task(
     queue: TaskQueue, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], binding: Binding | None
 ) -> Future[T]:
-    """A future with its call. Not an `__init__`, which `type` calls from C: that is a third slower."""
+    """A future with its call. Not an `__init__`, which `type` calls from C: that is a third slower.
+
+    `TaskQueue.put` does the same by itself.
+    """
     task: Future[T] = Future()
     task._token = [None]
     task._queue = queue
-    task._fn = fn
+    task._fn = partial(fn, **kwargs) if kwargs else fn
     task._args = args
-    task._kwargs = kwargs or None
     task._phase = PENDING
-    task._result = None
     task._exception = None
     task._binding = binding
     task._scope = None

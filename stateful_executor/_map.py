@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
+from itertools import chain, islice, repeat
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from ._future import Future
 from ._state import name_of
@@ -20,43 +21,43 @@ _disregard: Callable[[Any], object] = Future._disregard
 class _Chunk:
     """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error."""
 
-    def __init__(self, fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> None:
+    def __init__(self, fn: Callable[..., Any], name: str, single: bool, inputs: list[Any]) -> None:
         self._fn = fn
-        self._calls = calls
+        self._single = single  # one iterable, whose items need no tuple around them
+        self._inputs = inputs
         self.results: deque[Any] = deque()
-        self.__qualname__ = name_of(fn)
+        self.__qualname__ = name
 
     def __call__(self, *state: Any) -> None:
-        fn, calls = self._fn, self._calls
-        del self._fn, self._calls
-        for args in calls:
-            self.results.append(fn(*state, *args))
+        fn, inputs, results = self._fn, self._inputs, self.results
+        del self._fn, self._inputs
+        if state:
+            fn = partial(fn, *state)
+        # Faster than `map`, which would take a StopIteration of `fn` for the end, too.
+        if self._single:
+            for item in inputs:
+                results.append(fn(item))
+        else:
+            for args in inputs:
+                results.append(fn(*args))
 
 
 _Part: TypeAlias = tuple[Future[Any], _Chunk | None]
 
 
-class InOrder:
+class InOrder(deque[_Part]):
     """The tasks of a `map` whose results have not been asked for."""
 
-    def __init__(self) -> None:
-        self._parts: deque[_Part] = deque()
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def add(self, part: _Part) -> None:
-        """Expect the end of a task."""
-        self._parts.append(part)
+    add = deque.append
 
     def next(self, _: Deadline) -> _Part:
         """The task whose result comes next; `result()` waits for it."""
-        return self._parts.popleft()
+        return self.popleft()
 
     def cancel(self) -> None:
         """Cancel what has not begun; nobody will look at what the others come to."""
-        while self._parts:
-            _cancel(self._parts.popleft()[0])
+        while self:
+            _cancel(self.popleft()[0])
 
 
 class AsTheyFinish:
@@ -167,65 +168,122 @@ def map_tasks(
     except BaseException:
         parts.cancel()
         raise
-    return _results(parts, source, deadline)
+    more = None if buffersize is None else source
+    return _results(parts, more, deadline) if chunksize == 1 else _Chained.of(_chunks(parts, more, deadline))
 
 
 def _submitted(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int
 ) -> Iterator[_Part]:
     """Submit one task for each that is asked of this iterator. Exhausted, it keeps no pool alive any more."""
-    calls = zip(*iterables, strict=False)
     if chunksize == 1:
-        for args in calls:
+        for args in zip(*iterables, strict=False):
             yield submit(fn, *args), None
-    else:
-        while some := list(islice(calls, chunksize)):
-            chunk = _Chunk(fn, some)
-            yield submit(chunk), chunk
+        return
+    name, single = name_of(fn), len(iterables) == 1
+    inputs = iter(iterables[0]) if single else zip(*iterables, strict=False)
+    while some := list(islice(inputs, chunksize)):
+        chunk = _Chunk(fn, name, single, some)
+        yield submit(chunk), chunk
 
 
-def _results(parts: InOrder | AsTheyFinish, source: Iterator[_Part], deadline: Deadline) -> Iterator[Any]:
+def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline) -> Iterator[Any]:
     """Yield results, keeping none. What has not begun when this ends early is cancelled."""
     late_error: Exception | None = None
     try:
         while True:  # loops as these may stand in a `try`: no jump backward of theirs is conditional
             if not parts:
                 break
-            ready, error = _outcome(*parts.next(deadline), deadline)
-            for _ in range(len(ready)):
-                yield ready.popleft()
-            if error is not None:
-                raise error
-            try:
-                # Only now that a result has been yielded: never more than `buffersize` tasks are ahead of the caller.
-                _add_next(parts, source)
-            except Exception as exc:  # from the input or from `submit`: it comes after what was submitted before it
-                late_error = exc
+            yield _result(parts.next(deadline)[0], deadline)
+            # Only now that a result has been yielded: never more than `buffersize` tasks are ahead of the caller.
+            if more is not None:
+                late_error = _add_next(parts, more) or late_error
+            continue
         if late_error is not None:
             raise late_error
     finally:
-        error = late_error = None  # no cycle from an error by its traceback to this frame
+        late_error = None  # no cycle from an error by its traceback to this frame
         parts.cancel()
 
 
-def _add_next(parts: InOrder | AsTheyFinish, source: Iterator[_Part]) -> None:
-    for part in islice(source, 1):
-        parts.add(part)
-
-
-def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[deque[Any], Exception | None]:
-    """The results of `task`, and the error that comes after them."""
+def _result(task: Future[Any], deadline: Deadline) -> Any:
     try:
-        result = task.result(deadline.left())
-        return (deque([result]) if chunk is None else chunk.results), None
-    except Exception as exc:
-        _cancel(task)
-        return (deque() if chunk is None else chunk.results), exc
+        return task.result(deadline.left())
     except BaseException:
         _cancel(task)
         raise
     finally:
         del task  # no cycle from its error by the traceback to this frame
+
+
+def _chunks(
+    parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline
+) -> Generator[Iterator[Any], None, None]:
+    """As `_results`, but yield an iterator of results for each chunk."""
+    error: Exception | None = None
+    late_error: Exception | None = None
+    turns: Iterator[deque[Any]] = iter(())
+    try:
+        while True:
+            if not parts:
+                break
+            ready, error = _outcome(*parts.next(deadline), deadline)
+            turns = repeat(ready, len(ready))
+            yield map(deque.popleft, turns)
+            if error is not None:
+                raise error
+            if more is not None:
+                late_error = _add_next(parts, more) or late_error
+            continue
+        if late_error is not None:
+            raise late_error
+    finally:
+        error = late_error = None  # as in `_results`
+        deque(turns, maxlen=0)  # ends the iterator that was yielded last
+        parts.cancel()
+
+
+class _Chained(chain[Any]):
+    """The iterators of a generator one after the other, without a step of Python's for each item of theirs."""
+
+    _source: Generator[Iterator[Any], None, None]
+
+    @classmethod
+    def of(cls, source: Generator[Iterator[Any], None, None]) -> Self:
+        """Of a generator that has not begun."""
+        chained = cast("Self", cls.from_iterable(source))
+        chained._source = source
+        return chained
+
+    def close(self) -> None:
+        """As that of a generator, which `map` returns where it has no chunks."""
+        self._source.close()
+
+
+def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part]) -> Exception | None:
+    """Submit one more task, if there is one. An error comes after the results of what was submitted before it."""
+    try:
+        for part in islice(more, 1):
+            parts.add(part)
+    except Exception as exc:  # from the input, or from `submit`
+        return exc
+    return None
+
+
+def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[deque[Any], Exception | None]:
+    """The results of `task`, and the error that comes after them."""
+    assert chunk is not None
+    try:
+        task.result(deadline.left())
+    except Exception as exc:
+        _cancel(task)
+        return chunk.results, exc
+    except BaseException:
+        _cancel(task)
+        raise
+    finally:
+        del task  # no cycle from its error by the traceback to this frame
+    return chunk.results, None
 
 
 def _cancel(task: Future[Any]) -> None:

@@ -256,7 +256,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
         """
-        return self._queue.put(new_task(self._queue, fn, args, kwargs, None), None)
+        return self._queue.put(fn, args, kwargs)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.
@@ -265,7 +265,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Cancelled while it waits for a place, the task is not accepted. In a worker of this pool the task is queued
         over the bound. Raises as `submit` does.
         """
-        return wrap_future(await self._queue.aput(new_task(self._queue, fn, args, kwargs, None), None))
+        return wrap_future(await self._queue.aput(fn, args, kwargs))
 
     def map(
         self,

@@ -74,6 +74,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._exit import in_subinterpreter
+from ._future import PENDING, Future, new_task
 from ._state import name_of
 from ._stats import ONE, Counts, PoolCounts, PoolStats
 from ._waiter import Deadline, Waiter, elsewhere, for_each, here, locked, sleep_until
@@ -81,8 +82,8 @@ from .errors import BacklogFull
 
 if TYPE_CHECKING:
     from ._asyncio import LoopWaiter
-    from ._future import Future
     from ._scope import Scope
+    from ._state import Binding
     from ._worker import Worker
 
 T = TypeVar("T")
@@ -149,12 +150,33 @@ class TaskQueue:
 
     # Submitting
 
-    def put(self, task: Future[T], scope: Scope[Any] | None = None, *, bounded: bool = True) -> Future[T]:
-        """Accept `task`, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace.
+    def put(
+        self,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        binding: Binding | None = None,
+        scope: Scope[Any] | None = None,
+        task: Future[T] | None = None,
+    ) -> Future[T]:
+        """Accept a task, or run it here (in a worker whose own pool's backlog is full), or raise and leave no trace.
 
-        A `scope` may cancel the task as soon as it knows it: hence only when that has its place. With `bounded=False`
-        it has one already, or needs none.
+        A `scope` may cancel the task as soon as it knows it: hence only when that has its place. A `task` that is given
+        has one already, or needs none.
         """
+        if bounded := task is None:
+            task = Future()  # as `new_task` does: a call less, for every task
+            task._token = [None]
+            task._queue = self
+            task._fn = partial(fn, **kwargs) if kwargs else fn
+            task._args = args
+            task._phase = PENDING
+            task._exception = None
+            task._binding = binding
+            task._scope = None
+            task._placed = False
+            task._watchers = None
+            task._callbacks = None
         try:
             if self.refusal is not None:  # else a worker that has not ended yet might run the task all the same
                 raise self.refusal()
@@ -192,14 +214,24 @@ class TaskQueue:
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
-    async def aput(self, task: Future[T], scope: Scope[Any] | None = None) -> Future[T]:
+    async def aput(
+        self,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        binding: Binding | None = None,
+        scope: Scope[Any] | None = None,
+    ) -> Future[T]:
         """As `put`, but wait for a place without blocking the event loop; in a worker of the pool, exceed the bound."""
+        task = new_task(self, fn, args, kwargs, binding)
         try:
-            if self.places is not None and (self.submitters or not self.try_place(task)) and self._worker() is None:
-                from ._asyncio import wait_for_place
+            if self.places is not None:
+                stand_in_line = self.submitters and not self._enough_for_line()
+                if (stand_in_line or not self.try_place(task)) and self._worker() is None:
+                    from ._asyncio import wait_for_place
 
-                await wait_for_place(self, task, scope)
-            return self.put(task, scope, bounded=False)
+                    await wait_for_place(self, task, scope)
+            return self.put(fn, args, kwargs, binding, scope, task)
         except BaseException:
             self._refuse(task)
             raise
@@ -378,7 +410,7 @@ class TaskQueue:
 
     def _place(self, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task`, waiting for it if need be. False in a worker of this pool that should run it."""
-        if not self.submitters:
+        if not self.submitters or self._enough_for_line():
             try:
                 del self.places[-1]  # type: ignore[union-attr]  # as in `try_place`; a call less for every task
                 task._placed = True
@@ -394,6 +426,13 @@ class TaskQueue:
         if self.refusal is not None:
             raise self.refusal()
         return worker.inline >= INLINE_LEVELS  # over the bound then: a recursion error helps nobody
+
+    def _enough_for_line(self) -> bool:
+        """Whether there are more places than submitters that wait for one: then nobody need stand in line.
+
+        Else, with several that submit, each would stand behind the others after every task, be there a thousand places.
+        """
+        return len(self.places or ()) > len(self.submitters)
 
     def _worker(self) -> Worker | None:
         """The worker of this pool that the calling thread is."""

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, o
 from typing_extensions import TypeVar
 
 from ._exit import start_thread
-from ._future import Future, log_lost_errors, new_task, wrap_future
+from ._future import Future, log_lost_errors, wrap_future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._state import Binding, Term, find_binding, tell
@@ -134,11 +134,11 @@ class Scope(Generic[S]):
         Blocks and raises as the pool's `submit` does. Raises `RuntimeError` outside of the `with` block, and when the
         scope was cancelled.
         """
-        return self._queue.put(new_task(self._queue, fn, args, kwargs, None), self)
+        return self._queue.put(fn, args, kwargs, None, self)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        return wrap_future(await self._queue.aput(new_task(self._queue, fn, args, kwargs, None), self))
+        return wrap_future(await self._queue.aput(fn, args, kwargs, None, self))
 
     def _add(self, task: Future[Any]) -> None:
         task._scope = self

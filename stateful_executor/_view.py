@@ -52,14 +52,13 @@ class StateView(Generic[S]):
         this view belongs to. The future gets `InitializerError`, with the initializer's own error as its cause, when
         the state can't be made; the next task tries again.
         """
-        return self._queue.put(new_task(self._queue, fn, args, kwargs, self._binding), self._scope)
+        return self._queue.put(fn, args, kwargs, self._binding, self._scope)
 
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        task = new_task(self._queue, fn, args, kwargs, self._binding)
-        return wrap_future(await self._queue.aput(task, self._scope))
+        return wrap_future(await self._queue.aput(fn, args, kwargs, self._binding, self._scope))
 
     def map(
         self,

@@ -7,6 +7,7 @@ that Ctrl-C there passes by `except` and `finally` (python/cpython#130279).
 
 from __future__ import annotations
 
+import sys
 import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable
@@ -146,7 +147,17 @@ def for_each(things: Iterable[T], step: Callable[[T], object]) -> None:
         interrupt = None  # no cycle from it by its traceback to this frame
 
 
-def headroom(levels: int = 60) -> None:
+def headroom() -> None:
     """RecursionError now rather than in the middle of `run`, whose own steps must not fail."""
+    if sys.version_info >= (3, 12):  # before that, calls in C count as well
+        try:
+            sys._getframe(sys.getrecursionlimit() // 2)
+        except ValueError:  # there are fewer frames than that; a quarter of what 60 calls take
+            return
+    descend(60)
+
+
+def descend(levels: int) -> None:
+    """Use `levels` of the stack, and a few more."""
     if levels:
-        headroom(levels - 1)
+        descend(levels - 1)

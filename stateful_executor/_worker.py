@@ -338,8 +338,8 @@ class Worker:
                 if queue.unheard:
                     queue.call_submitter()
 
-            fn, args, kwargs = task._fn, task._args, task._kwargs
-            task._fn = task._kwargs = None
+            fn, args = task._fn, task._args
+            task._fn = None
             task._args = ()
             binding, scope = task._binding, task._scope
             outer, self.fn = self.fn, fn
@@ -360,7 +360,7 @@ class Worker:
                         args = (lender.states[0].value,) + args  # noqa: RUF005
                         lender.lent = 1
                     slot = lender
-                result = fn(*args) if kwargs is None else fn(*args, **kwargs)  # type: ignore[misc]
+                result = fn(*args)  # type: ignore[misc]  # not begun before, so not None
             except BaseException as exc:
                 # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
                 # which is why every name for the task is dropped at the end: the error would be in a cycle with it.)
@@ -368,7 +368,7 @@ class Worker:
                 error = _with_traceback(exc, traceback and traceback.tb_next)
                 traceback = None
                 task._name = name_of(fn)
-            fn = kwargs = None
+            fn = None
             args = ()
             if slot is not None:
                 if slot.due:
