@@ -27,9 +27,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     guarded by their own locks. `gone` may be wrong by those who are just at it, and too short after a sweep
     (`counts.swept`); nothing but a figure, and when to sweep, depends on it.
 
-Looks without a lock (`idle`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker has locked what the
-other side locks as well, as told below; the first look of `put` at `refusal`, and those that only save a call, may be
-late, and are made good by the second.
+Looks without a lock (`idle`, `unheard`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker has locked
+what the other side locks as well, as told below; the first look of `put` at `refusal`, and those that only save a call,
+may be late, and are made good by the second.
 
 The waits, and who wakes them:
 
@@ -45,13 +45,14 @@ an idle worker (`Worker._sleep_idle`)
     spins while another thread sweeps. So a finalizer may submit, cancel and drop pools wherever a collection can start,
     here and under `lock`, but must not wait there for a task.
 
-A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all
-that the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread
-locks `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the
-other. It is the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a beginning
-task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
-(locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then locks `tasks` and looks; who submits
-looks at `can_grow` after it has appended: a task finds that worker, or starts another one.
+A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all that
+the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread locks
+`tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the other. It is
+the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a beginning task (locks
+`places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets
+`refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then
+locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds that worker, or starts
+another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -180,7 +181,15 @@ class TaskQueue:
         try:
             if self.refusal is not None:  # else a worker that has not ended yet might run the task all the same
                 raise self.refusal()
-            inline = bounded and self.places is not None and not self._place(task, scope)
+            inline = False
+            if bounded and self.places is not None:
+                if not self.submitters:
+                    try:  # as `try_place` does; a call less for every task
+                        del self.places[-1]
+                        task._placed = True
+                    except IndexError:
+                        pass
+                inline = not (task._placed or self._place(task, scope))
             if self.copies_context:
                 task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # not begun, so not None
             if scope is not None:
@@ -410,13 +419,8 @@ class TaskQueue:
 
     def _place(self, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task`, waiting for it if need be. False in a worker of this pool that should run it."""
-        if not self.submitters or self._enough_for_line():
-            try:
-                del self.places[-1]  # type: ignore[union-attr]  # as in `try_place`; a call less for every task
-                task._placed = True
-                return True
-            except IndexError:
-                pass
+        if self._enough_for_line() and self.try_place(task):
+            return True
         worker = self._worker()
         if worker is None:
             self._wait_for_place(task, scope)

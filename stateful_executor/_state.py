@@ -388,7 +388,8 @@ class Slot:
         stale = [state for state in self.states[self.lent :] if state.is_stale()]
         for state in stale:  # before the first teardown, which may run a task that needs a state
             self.states.remove(state)
-        if self._making or self._when_free or not self.states or any(state.is_stale() for state in self.states[: self.lent]):
+        lent_stale = any(state.is_stale() for state in self.states[: self.lent])
+        if not self.states or self._making or self._when_free or lent_stale:
             self.expire()  # for when they are taken back, or have been made
         for state in stale:
             state.tear_down(self._counts)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
+from stateful_executor._waiter import Waiter
 
 
 class Blocked:
@@ -125,6 +126,26 @@ def test_blocked_submits_go_on_in_order(blocked: Blocked) -> None:
     assert blocked.outcomes == [0] * 5
 
 
+def test_enough_places_for_the_line() -> None:
+    """Who finds more places than there are submitters in line takes one; otherwise stands behind them."""
+    blocked = Blocked(3, submit_timeout=0)
+    queue = blocked.pool._queue
+    first = Waiter()  # of a submit that has not looked yet
+    queue.submitters[first] = 0.0
+    for future in blocked.queued[:2]:
+        assert future.cancel()
+    try:
+        late = blocked.pool.submit(int)  # two places, one for the first in line
+        with pytest.raises(BacklogFull):
+            blocked.pool.submit(int)
+        assert first.is_awake()
+    finally:
+        del queue.submitters[first]
+        blocked.go_on.set()
+    assert late.result() == 0
+    blocked.pool.shutdown()
+
+
 def test_cancel_frees_a_place_at_once(blocked: Blocked) -> None:
     """A cancelled task leaves the backlog, and a blocked submit takes its place."""
     threads = blocked.submit_in_threads(1)
@@ -223,6 +244,26 @@ def test_cancelling_for_ever_grows_nothing() -> None:
         go_on.set()
         assert [future.result() for future in kept] == [0] * 5
         pool.shutdown()
+
+
+def test_cancelling_a_long_backlog_takes_linear_time() -> None:
+    """A sweep looks at all entries, so there are the fewer the longer the backlog is: one for each half cancelled."""
+    go_on = threading.Event()
+    sweeps: list[int] = []
+    with StatefulThreadPoolExecutor(1) as pool:
+        queue = pool._queue
+        sweep = queue._sweep
+
+        def counted() -> None:
+            sweeps.append(len(queue.tasks) + len(queue.front))
+            sweep()
+
+        queue._sweep = counted  # type: ignore[method-assign]
+        pool.submit(go_on.wait)
+        for future in [pool.submit(int) for _ in range(20_000)]:
+            future.cancel()
+        go_on.set()
+    assert 20_000 < sum(sweeps) < 5 * 20_000
 
 
 def test_sweeping_keeps_the_order() -> None:

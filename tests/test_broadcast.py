@@ -321,6 +321,28 @@ class TestBusy:
         queue = held.pool._queue
         assert len(queue.places or ()) == 1
 
+    @pytest.mark.parametrize("what", ["broadcast", "request"])
+    def test_not_after_a_long_backlog(self, what: str) -> None:
+        """It comes after the task that runs, before those that wait."""
+        log: list[Any] = []
+        torn_down: list[str] = []
+        with Held(1) as held:
+            pool = held.pool
+            view = pool.with_state(list, finalizer=lambda _: torn_down.append(where()))
+            held.go_on.set()
+            view.submit(len).result(20)
+            go_on = threading.Event()
+            held_again = pool.submit(go_on.wait, 20)
+            until(held_again.running)
+            for _ in range(100):
+                pool.submit(lambda: log.append(list(torn_down)))
+            if what == "broadcast":
+                pool.broadcast(lambda: torn_down.append(where()))
+            else:
+                view.discard_all()
+            go_on.set()
+        assert log == [names([0])] * 100
+
     def test_not_inside_a_task_that_waits(self) -> None:
         """A task that waits for another one goes on waiting: broadcast comes between tasks."""
         log: list[str] = []

@@ -306,6 +306,34 @@ def test_map_close_cancels(pool_cls: PoolClass) -> None:
     assert ran == [0, 1]
 
 
+def test_map_closed_in_a_chunk(pool_cls: PoolClass) -> None:
+    """The rest of the chunk is not yielded either."""
+    with pool_cls(1) as pool:
+        results = pool.map(str, range(10), chunksize=4)
+        assert [next(results), next(results)] == ["0", "1"]
+        results.close()  # type: ignore[attr-defined]
+        assert list(results) == []
+
+
+@pytest.mark.parametrize("iterables", [1, 2])
+def test_map_of_what_raises_stop_iteration(pool_cls: PoolClass, iterables: int) -> None:
+    """It is an error like others, and not the end of the results; a generator can't raise it as it is."""
+
+    def stop_at_4(number: int, *_: int) -> int:
+        if number == 4:
+            raise StopIteration
+        return number
+
+    for chunksize in 1, 3:
+        with pool_cls(2) as pool:
+            results = pool.map(stop_at_4, *[range(6)] * iterables, chunksize=chunksize)
+            assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+            with pytest.raises(RuntimeError) as info:
+                next(results)
+            assert isinstance(info.value.__cause__, StopIteration)
+            assert list(results) == []
+
+
 def test_map_keeps_no_result(pool_cls: PoolClass) -> None:
     """A result lives only as long as the caller of `next` wants it."""
     with pool_cls(2) as pool:

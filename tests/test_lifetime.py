@@ -479,6 +479,23 @@ def test_shutdown_timeout_names_the_unnamed() -> None:
         task.end.set()
 
 
+@pytest.mark.parametrize("copy_context", [False, True])
+def test_shutdown_timeout_names_what_has_keywords(copy_context: bool) -> None:
+    """Function and keywords travel as one, and it is the function that is named."""
+    begun, end = threading.Event(), threading.Event()
+
+    def with_keywords(*, event: threading.Event) -> None:
+        event.set()
+        assert end.wait(PATIENCE)
+
+    with StatefulThreadPoolExecutor(1, copy_context=copy_context) as pool:
+        pool.submit(with_keywords, event=begun)
+        assert begun.wait(PATIENCE)
+        with pytest.raises(TimeoutError, match=r"runs .*with_keywords"):
+            pool.shutdown(timeout=0)
+        end.set()
+
+
 @pytest.mark.parametrize("nested", [True, False], ids=["in-place", "own"])
 def test_shutdown_in_a_task(nested: bool) -> None:
     """It would wait for itself with `wait=True`, and says so; with `wait=False` it works."""

@@ -4,6 +4,7 @@ import importlib.metadata
 import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
@@ -15,6 +16,7 @@ import pytest
 import stateful_executor
 import stateful_executor.errors
 from stateful_executor import StatefulThreadPoolExecutor
+from stateful_executor._future import Future, new_task
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = stateful_executor.__all__
@@ -108,6 +110,18 @@ def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(function).parameters.values()
     ]
+
+
+def test_futures_are_alike() -> None:
+    """`submit` makes them by itself, for speed: it fills in what `new_task` does."""
+    with StatefulThreadPoolExecutor(1) as pool:
+        go_on = threading.Event()
+        pool.submit(go_on.wait)
+        made = new_task(pool._queue, int, (1,), {"key": 2}, None), pool.submit(int, 1, key=2)
+        slots = [{name for name in type(task).__slots__ if hasattr(task, name)} for task in made]
+        assert made[1].cancel()
+        go_on.set()
+    assert slots[0] == slots[1] == set(Future.__slots__) - {"_result"}
 
 
 @pytest.mark.parametrize("name", ["__init__", "submit", "map", "shutdown"])

@@ -212,6 +212,88 @@ class TestAboutToBlock:
         asyncio.run(main())
 
 
+class Unheard(list[None]):
+    """What a blocked submit appends to before it looks at the places, and a worker clears before it calls."""
+
+    hooks: dict[str, Callable[[], object]]
+
+    def _run(self, name: str) -> None:
+        hook = self.hooks.pop(name, None)
+        if hook is not None:
+            in_thread(hook)
+
+    def append(self, item: None) -> None:
+        self._run("before the append")
+        super().append(item)
+        self._run("after the append")
+
+    def __bool__(self) -> bool:
+        self._run("before the worker looks")
+        return len(self) > 0
+
+    def clear(self) -> None:
+        self._run("before it is cleared")
+        super().clear()
+        self._run("after it is cleared")
+
+
+class TestUnheard:
+    """Workers call the first in line once for all the places that they free, until somebody looks again."""
+
+    @pytest.mark.parametrize("moment", ["before the append", "after the append"])
+    def test_freed_while_a_submit_looks(self, moment: str) -> None:
+        """A place comes free around the first look of a submit that blocks: it takes it, now or when called."""
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            free = busy(pool)
+            waits = pool.submit(int)
+            unheard = pool._queue.unheard = Unheard()
+            unheard.hooks = {moment: lambda: (free(), waits.result(10))}
+            assert pool.submit(int).result(10) == 0
+            assert not unheard.hooks
+
+    @pytest.mark.parametrize("moment", ["before the worker looks", "before it is cleared", "after it is cleared"])
+    @pytest.mark.parametrize("leaves", [True, False])
+    def test_another_looks_while_a_worker_calls(self, moment: str, leaves: bool) -> None:
+        """Of two in line the first takes the place that is freed, or leaves in vain; the second takes another one."""
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            queue = pool._queue
+            free = busy(pool)
+            first = pool.submit(int)
+            done: list[Any] = []
+            threads = []
+            for n in range(2):
+                threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
+                threads[-1].start()
+                until(lambda n=n: len(queue.submitters) == n + 1 and len(queue.unheard) == n + 1)
+            unheard = Unheard(queue.unheard)
+            unheard.hooks = {moment: lambda: queue.wake_submitter() if leaves else None}
+            queue.unheard = unheard
+            free()
+            for thread in threads:
+                thread.join(20)
+            assert done == [0, 0]
+            assert first.result() == 0
+            assert not unheard.hooks
+
+    def test_called_once(self) -> None:
+        """A thousand places are freed before the first in line has woken: it is called for the first one only."""
+        calls: list[None] = []
+        with StatefulThreadPoolExecutor(1, max_backlog=1_000) as pool:
+            queue = pool._queue
+            free = busy(pool)
+            tasks = [pool.submit(int) for _ in range(1_000)]
+            asleep = Waiter()
+            asleep.wake()  # told already, and not awake yet
+            queue.submitters[asleep] = 0.0
+            queue.unheard.append(None)
+            call = queue.call_submitter
+            queue.call_submitter = lambda: (calls.append(None), call())  # type: ignore[assignment, method-assign, func-returns-value]
+            free()
+            tasks[-1].result(10)
+            del queue.submitters[asleep]
+        assert len(calls) == 1
+
+
 class TestEndOfATask:
     """Who waits for a task, against its end."""
 
@@ -292,6 +374,69 @@ class TestEndOfATask:
             free()
             assert not thread.is_alive()
         assert called == [first, second]
+
+
+class Ending(list[None]):
+    """What a worker appends to before it takes a task out of `_pending`, and pops when it has forgotten the task."""
+
+    hooks: dict[str, Callable[[], object]]
+
+    def append(self, item: None) -> None:
+        self._run("before it enters")
+        super().append(item)
+        self._run("before it leaves the others")
+
+    def pop(self, *args: Any) -> None:
+        self._run("before it is forgotten")
+        super().pop(*args)
+        self._run("after it is forgotten")
+
+    def _run(self, name: str) -> None:
+        hook = self.hooks.pop(name, None)
+        if hook is not None:
+            hook()
+
+
+@pytest.mark.parametrize(
+    "moment", ["before it enters", "before it leaves the others", "before it is forgotten", "after it is forgotten"]
+)
+class TestLastTask:
+    """The worker is about to forget the last task of a scope."""
+
+    def test_block_looks(self, moment: str) -> None:
+        """The block looks just then: it ends when the task is forgotten, not before, and it does end."""
+        there, looked = threading.Event(), threading.Event()
+        with StatefulThreadPoolExecutor(1) as pool:
+            scope = pool.scope()
+            ended: list[bool] = []
+
+            def hook() -> None:
+                there.set()
+                until(lambda: scope._waiter is not None)
+                looked.wait(0.01)  # time enough for it to look, and fall asleep; it makes no difference if it is not
+                ended.append(scope._closed)
+
+            scope._ending = Ending()
+            scope._ending.hooks = {moment: hook}
+            with scope:
+                scope.submit(int)
+                assert there.wait(10)
+            assert scope._closed
+            assert ended == [False] or moment == "after it is forgotten"
+
+    def test_submit(self, moment: str) -> None:
+        """What a destructor in the worker submits just then is joined, too."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            scope = pool.scope()
+            late: list[Any] = []
+            scope._ending = Ending()
+            scope._ending.hooks = {moment: lambda: late.append(scope.submit(int))}
+            if moment == "after it is forgotten":
+                scope._ending.hooks[moment] = int
+            with scope:
+                scope.submit(int)
+            assert all(future.done() for future in late)
+            assert late or moment == "after it is forgotten"
 
 
 class TestScopeCloses:
