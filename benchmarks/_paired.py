@@ -67,13 +67,18 @@ def spread(figures: Sequence[float]) -> Spread:
     return Spread(*statistics.quantiles(figures, n=4, method="inclusive"))
 
 
-def compare(label: str, ours: Measure, theirs: Measure, *, rounds: int, each: Unit) -> None:
-    """Run `rounds` pairs after one that doesn't count, and print the ratios of `theirs` to `ours`, pair by pair."""
+def compare(label: str, ours: Measure, theirs: Measure, *, rounds: int, each: Unit, bar: float = 0) -> bool:
+    """Run `rounds` pairs after one that doesn't count, and print the ratios of `theirs` to `ours`, pair by pair.
+
+    Whether their median reaches the bar.
+    """
     in_turn([ours, theirs], 1)
     mine, others = in_turn([ours, theirs], rounds)
     low, median, high = spread([other / own for own, other in zip(mine, others, strict=True)])
     figures = f"{each(statistics.median(mine))} against {each(statistics.median(others))}"
-    print(f"{label:<44}{median:7.2f}  ({low:.2f} to {high:.2f})  {figures}", flush=True)
+    verdict = bar and f"  bar {bar:g} {'reached' if median >= bar else 'MISSED'}"
+    print(f"{label:<44}{median:7.2f}  ({low:.2f} to {high:.2f})  {figures}{verdict or ''}", flush=True)
+    return median >= bar
 
 
 def workers_of(number: int) -> str:

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _paired import compare, finish, seconds
+from _paired import compare, seconds
 
 from stateful_executor import StatefulThreadPoolExecutor, StatePolicy
 
@@ -39,6 +39,8 @@ ROWS = 10_000  # in the table that is read
 BATCH = 100  # rows that one task inserts
 MAX_BACKLOG = 100
 CREATE = "CREATE TABLE item (key integer PRIMARY KEY, name text)", "CREATE TABLE event (key integer, name text)"
+
+missed: list[str] = []  # bars
 
 Row = tuple[int, str]
 Submit = Callable[..., Future[Any]]
@@ -64,13 +66,13 @@ class Pair:
         self._keys = random.Random(1).choices(range(ROWS), k=options.tasks)  # noqa: S311  # no secret
         self._batches = [rows(BATCH)] * max(options.tasks // 20, 1)
 
-    def selects(self, name: str, ours: tuple[Submit, Work], theirs: tuple[Submit, Work], bar: float | None) -> None:
+    def selects(self, name: str, ours: tuple[Submit, Work], theirs: tuple[Submit, Work], bar: float = 0) -> None:
         count = len(self._keys)
         self._compare(name, ours, theirs, self._keys, bar, lambda total: f"{count / total:,.0f} queries/s")
 
     def inserts(self, name: str, ours: tuple[Submit, Work], theirs: tuple[Submit, Work]) -> None:
         count = len(self._batches) * BATCH
-        self._compare(name, ours, theirs, self._batches, None, lambda total: f"{count / total:,.0f} rows/s")
+        self._compare(name, ours, theirs, self._batches, 0, lambda total: f"{count / total:,.0f} rows/s")
 
     def _compare(
         self,
@@ -78,17 +80,18 @@ class Pair:
         ours: tuple[Submit, Work],
         theirs: tuple[Submit, Work],
         asked: Sequence[object],
-        bar: float | None,
+        bar: float,
         each: Callable[[float], str],
     ) -> None:
-        compare(
+        if not compare(
             self._prefix + name,
             partial(seconds, partial(burst, *ours, asked)),
             partial(seconds, partial(burst, *theirs, asked)),
             rounds=self._rounds,
             bar=bar,
             each=each,
-        )
+        ):
+            missed.append(name)
 
 
 # PostgreSQL
@@ -165,16 +168,15 @@ def compare_postgres(address: str, workers: int, options: argparse.Namespace) ->
         submit, pooled = pool.with_state().submit, partial(with_pooled, connections)
         their_select = stdlib.submit, partial(pooled, select)
         pair.selects("select, autocommit", (submit, select), their_select, 1)
-        pair.selects("select, careful", (careful.with_state().submit, select), their_select, None)
-        pair.selects(f"select, max_backlog={MAX_BACKLOG}", (bounded.with_state().submit, select), their_select, None)
+        pair.selects("select, careful", (careful.with_state().submit, select), their_select)
+        pair.selects(f"select, max_backlog={MAX_BACKLOG}", (bounded.with_state().submit, select), their_select)
         pair.selects(
             "select, commit",
             (committing.with_state().submit, select_and_commit),
             (stdlib.submit, partial(with_pooled, committing_connections, select)),
-            None,
         )
         their_local = local_stdlib.submit, partial(with_local, local, select)
-        pair.selects("select, thread-local", (submit, select), their_local, None)
+        pair.selects("select, thread-local", (submit, select), their_local)
         pair.inserts("executemany", (submit, insert_many), (stdlib.submit, partial(pooled, insert_many)))
         pair.inserts("COPY", (submit, copy), (stdlib.submit, partial(pooled, copy)))
 
@@ -245,9 +247,9 @@ def compare_sqlite(file: Path, workers: int, options: argparse.Namespace) -> Non
         pair = Pair("SQLite", workers, options)
         submit, queued = pool.with_state().submit, partial(with_queued, connections)
         their_select = stdlib.submit, partial(queued, lite_select)
-        pair.selects("select", (submit, lite_select), their_select, None)
+        pair.selects("select", (submit, lite_select), their_select)
         bounded_select = bounded.with_state().submit, lite_select
-        pair.selects(f"select, max_backlog={MAX_BACKLOG}", bounded_select, their_select, None)
+        pair.selects(f"select, max_backlog={MAX_BACKLOG}", bounded_select, their_select)
         pair.inserts("executemany", (submit, lite_insert_many), (stdlib.submit, partial(queued, lite_insert_many)))
 
 
@@ -279,7 +281,7 @@ def main() -> None:
         postgres(options)
     if options.only != "postgres":
         sqlite(options)
-    finish(options)
+    sys.exit(1 if options.check and missed else 0)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ A future has no lock. Its shared fields, and what guards each of them:
     that the earlier one had written before.
 `_phase`, `_result`, `_exception`
     written by whoever took the token, and by nobody else. `_phase` is written last.
-`_watchers`, `_callbacks`, `_made_bridge`
-    made when first needed, under the lock `making`. An entry of a list is added, and removed, by the thread it is for.
+`_watchers`, `_made_bridge`
+    made when first needed, under the lock `making`. An entry of the list is added, and removed, by the thread it is
+    for; a callback is an entry as well, a list with one item.
 `_fn`, `_args`, `_placed`, `_scope`, `_failures`, `_lost`, `_name`
     written by whoever holds the task: who submits it, then who took the token, before `_phase`; hence the order of
     `_phase` holds for them too. Who takes the error sets `_failures` and `_lost` back to None; twice is harmless.
@@ -31,8 +32,8 @@ next few instructions of who took the token.
 
 Nobody misses the end of a task, since both sides touch the anchor in between:
 
-- who ends it writes `_phase`, touches the anchor, then looks at `_watchers` and `_callbacks`;
-- who waits appends to `_watchers` or `_callbacks`, touches the anchor, then looks at `_phase`.
+- who ends it writes `_phase`, touches the anchor, then looks at `_watchers`;
+- who waits appends to `_watchers`, touches the anchor, then looks at `_phase`.
 
 If the waiter's touch came first, its entry is seen; if it came second, the new phase is. Both may be true at once:
 waking twice is harmless, and a callback is run by whoever takes it out of its one-item list.
@@ -51,7 +52,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._state import name_of, tell
 from ._stats import ONE
@@ -67,11 +68,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The values that `concurrent.futures.wait` and `as_completed` look for.
+# The values that `concurrent.futures.wait` and `as_completed` look for, and one more.
 PENDING = "PENDING"
 RUNNING = "RUNNING"
 CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
 FINISHED = "FINISHED"
+FAILED = "FAILED"  # for others it is FINISHED
 
 logger = logging.getLogger("concurrent.futures")
 lost_errors = logging.getLogger("stateful_executor")
@@ -88,6 +90,9 @@ class Watcher(Protocol):
     def wake(self) -> object: ...
 
 
+Callback: TypeAlias = "list[Callable[[Future[Any]], object]]"  # whoever takes its item calls it
+
+
 class Future(concurrent.futures.Future[T]):
     """The outcome of a task: a `concurrent.futures.Future` in all that it does, cheaper to make.
 
@@ -102,8 +107,6 @@ class Future(concurrent.futures.Future[T]):
     __slots__ = (
         "_args",
         "_binding",
-        "_callbacks",
-        "_exception",
         "_fn",
         "_phase",
         "_placed",  # holds a place in the backlog
@@ -122,12 +125,11 @@ class Future(concurrent.futures.Future[T]):
     _scope: Scope | None
     _placed: bool
     _phase: str
-    _result: T | None  # there is none before the end
-    _exception: BaseException | None
-    _watchers: list[Watcher] | None
-    _callbacks: list[list[Callable[[Future[T]], object]]] | None
+    _result: T | None  # there is none before the end, nor after an error
+    _watchers: list[Watcher | Callback] | None
 
     # What few tasks ever have.
+    _exception: BaseException | None = None
     _made_bridge: _Bridge | None = None
     _taken_over: list[None] | None = None  # by set_running_or_notify_cancel: who deletes its item finishes the task
     _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
@@ -156,7 +158,7 @@ class Future(concurrent.futures.Future[T]):
 
     def done(self) -> bool:
         """True when the task has ended or was cancelled."""
-        return self._phase == FINISHED or self._phase == CANCELLED_AND_NOTIFIED
+        return self._phase != PENDING and self._phase != RUNNING
 
     def result(self, timeout: float | None = None) -> T:
         """Return what the task returned, or raise what it raised; wait for it at most `timeout` seconds.
@@ -168,10 +170,10 @@ class Future(concurrent.futures.Future[T]):
         try:
             if self._phase != FINISHED:
                 self._await(timeout)
-            if self._exception is not None:
-                self._take()
-                raise self._exception
-            return self._result  # type: ignore[return-value]  # finished without an error
+                if self._phase == FAILED:
+                    self._take()
+                    raise self._exception  # type: ignore[misc]  # written before the phase
+            return self._result  # type: ignore[return-value]  # it is there by now
         finally:
             self = None  # type: ignore[assignment]  # breaks the cycle from the error by its traceback to this frame
 
@@ -179,8 +181,8 @@ class Future(concurrent.futures.Future[T]):
         """Return what the task raised, or None; waits and raises as `result` does."""
         if self._phase != FINISHED:
             self._await(timeout)
-        if self._exception is not None:
-            self._take()
+            if self._phase == FAILED:
+                self._take()
         return self._exception
 
     def _take(self) -> None:
@@ -232,7 +234,7 @@ class Future(concurrent.futures.Future[T]):
             self._watchers.remove(waiter)  # type: ignore[union-attr]  # made by _watch
             self = None  # type: ignore[assignment]
 
-    def _watch(self, watcher: Watcher) -> None:
+    def _watch(self, watcher: Watcher | Callback) -> None:
         if self._watchers is None:
             locked(making, self._make_watchers)
         self._watchers.append(watcher)  # type: ignore[union-attr]  # made by now
@@ -241,10 +243,6 @@ class Future(concurrent.futures.Future[T]):
     def _make_watchers(self) -> None:
         if self._watchers is None:
             self._watchers = []
-
-    def _make_callbacks(self) -> None:
-        if self._callbacks is None:
-            self._callbacks = []
 
     def _make_bridge(self) -> None:
         if self._made_bridge is None:
@@ -255,12 +253,9 @@ class Future(concurrent.futures.Future[T]):
 
         In the order added, in the thread that ends the task; at once, in this thread, when it has ended already.
         """
-        callback: list[Callable[[Future[T]], object]] = [fn]
+        callback: Callback = [fn]
         if not self.done():
-            if self._callbacks is None:
-                locked(making, self._make_callbacks)
-            self._callbacks.append(callback)  # type: ignore[union-attr]  # made by now
-            self._token.extend(())  # the anchor
+            self._watch(callback)
             if not self.done():
                 return
         self._call_back(callback)
@@ -351,12 +346,13 @@ class Future(concurrent.futures.Future[T]):
     def _end(self, result: T | None, exception: BaseException | None) -> None:
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
         tally = self._queue.counts.completed if exception is None else self._queue.counts.failed
-        self._result = result
-        self._exception = exception
-        if exception is not None:
+        if exception is None:
+            self._result = result
+        else:
+            self._exception = exception
             self._lose_error(exception)
         scope, self._scope = self._scope, None
-        self._phase = FINISHED
+        self._phase = FINISHED if exception is None else FAILED
         tally.ones += ONE  # one step with the phase
         try:
             self._announce()
@@ -376,17 +372,20 @@ class Future(concurrent.futures.Future[T]):
         self._token.clear()  # the anchor
         if self._watchers:
             self._wake_watchers()
-        if self._callbacks:
             self._call_backs()
 
     def _wake_watchers(self) -> None:
         for watcher in list(self._watchers or ()):
-            watcher.wake()
+            if not isinstance(watcher, list):
+                watcher.wake()
+
+    def _has_callbacks(self) -> bool:
+        return any(isinstance(watcher, list) for watcher in list(self._watchers or ()))
 
     def _call_backs(self) -> None:
-        for_each(list(self._callbacks or ()), self._call_back)
+        for_each([watcher for watcher in list(self._watchers or ()) if isinstance(watcher, list)], self._call_back)
 
-    def _call_back(self, callback: list[Callable[[Future[T]], object]]) -> None:
+    def _call_back(self, callback: Callback) -> None:
         try:
             fn = callback[0]
             del callback[0]
@@ -440,25 +439,27 @@ class Future(concurrent.futures.Future[T]):
 
     def __repr__(self) -> str:
         outcome = ""
-        if self._phase == FINISHED:
-            error = self._exception
-            returned = error is None
-            outcome = f" returned {type(self._result).__name__}" if returned else f" raised {type(error).__name__}"
-        state = "cancelled" if self._phase == CANCELLED_AND_NOTIFIED else self._phase.lower()
+        phase = self._phase
+        if phase == FINISHED:
+            outcome = f" returned {type(self._result).__name__}"
+        elif phase == FAILED:
+            outcome = f" raised {type(self._exception).__name__}"
+        state = "cancelled" if phase == CANCELLED_AND_NOTIFIED else _shown(phase).lower()
         return f"<{type(self).__name__} at {id(self):#x} state={state}{outcome}>"
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
         """(done, cancelled, result, exception): what asyncio reads from 3.14 on."""
-        if self._exception is not None:
+        phase = self._phase
+        if phase == FAILED:
             self._take()
-        returned = self._phase == FINISHED and self._exception is None
-        return self.done(), self.cancelled(), self._result if returned else None, self._exception
+        result = self._result if phase == FINISHED else None
+        return phase != PENDING and phase != RUNNING, phase == CANCELLED_AND_NOTIFIED, result, self._exception
 
     # `concurrent.futures.wait` and `as_completed` work on these three.
 
     @property
     def _state(self) -> str:  # type: ignore[override]
-        phase, bridge = self._phase, self._made_bridge
+        phase, bridge = _shown(self._phase), self._made_bridge
         return phase if bridge is None else bridge.seen(phase)
 
     @property
@@ -492,12 +493,10 @@ def new_task(
     task._fn = partial(fn, **kwargs) if kwargs else fn
     task._args = args
     task._phase = PENDING
-    task._exception = None
     task._binding = binding
     task._scope = None
     task._placed = False
     task._watchers = None
-    task._callbacks = None
     return task
 
 
@@ -520,6 +519,11 @@ class LostError:
             except Exception:
                 if not is_finalizing():  # else what this needs may be gone already
                     raise
+
+
+def _shown(phase: str) -> str:
+    """As the standard library has it."""
+    return FINISHED if phase == FAILED else phase
 
 
 def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:
@@ -560,7 +564,7 @@ class _Bridge:
         """Let this thread see the state as it is now, until it releases."""
         future = self._future()
         if future is not None:  # it is not: the caller has it
-            self._seen.setdefault(threading.get_ident(), []).append(future._phase)
+            self._seen.setdefault(threading.get_ident(), []).append(_shown(future._phase))
         return True
 
     def release(self) -> None:
@@ -594,7 +598,7 @@ class _Bridge:
             return
         if type(getattr(waiter, "event", None)) is threading.Event:
             waiter.event = _Event()
-        told_by_its_state = self.seen(future._phase) in (FINISHED, CANCELLED_AND_NOTIFIED)
+        told_by_its_state = self.seen(_shown(future._phase)) in (FINISHED, CANCELLED_AND_NOTIFIED)
         self._rights[waiter] = [] if told_by_its_state else [None]
         if future.done():
             self.wake()
@@ -616,7 +620,7 @@ class _Bridge:
             try:
                 if future._phase == CANCELLED_AND_NOTIFIED:
                     waiter.add_cancelled(future)
-                elif future._exception is not None:
+                elif future._phase == FAILED:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)

@@ -172,12 +172,10 @@ class TaskQueue:
             task._fn = partial(fn, **kwargs) if kwargs else fn
             task._args = args
             task._phase = PENDING
-            task._exception = None
             task._binding = binding
             task._scope = None
             task._placed = False
             task._watchers = None
-            task._callbacks = None
         try:
             if self.refusal is not None:  # else a worker that has not ended yet might run the task all the same
                 raise self.refusal()

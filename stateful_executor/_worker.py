@@ -12,7 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ._future import FINISHED, RUNNING
+from ._future import FAILED, FINISHED, RUNNING
 from ._state import Binding, Slot, described, name_of, tell
 from ._stats import Counts
 from ._waiter import Waiter, headroom, here, sleep_until
@@ -386,7 +386,7 @@ class Worker:
                 if queue.front:
                     if queue.grown:
                         queue.look_at_peak()
-                elif not task._callbacks and not self.called:
+                elif not self.called and not (task._watchers and task._has_callbacks()):
                     # Be available before you announce: who sees the result and submits again finds this worker idle.
                     queue.idle[self] = None
                     self.announced = True
@@ -394,17 +394,18 @@ class Worker:
                 self.completed += 1
                 task._result = result
                 result = None
+                task._phase = FINISHED
             else:
                 self.counts.failed += 1
                 task._exception = error
                 task._lose_error(error)
                 error = None
-            task._phase = FINISHED
+                task._phase = FAILED
             task._token.clear()  # the anchor, see _future.py
             if task._watchers:
                 task._wake_watchers()
-            if task._callbacks:
-                self._call_backs(task)
+                if task._has_callbacks():
+                    self._call_backs(task)
             if scope is None:
                 task = None
             else:
