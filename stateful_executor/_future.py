@@ -429,7 +429,7 @@ class Future(concurrent.futures.Future[T]):
         try:
             del self._taken_over[0]  # type: ignore[union-attr]  # TypeError: a worker runs it, or it was cancelled
         except (TypeError, IndexError):
-            raise InvalidStateError(f"{self._phase}: {self!r} is its pool's to finish, or has ended") from None
+            raise InvalidStateError(f"{_shown(self._phase)}: {self!r} is its pool's to finish, or has ended") from None
         try:
             self._end(result, exception)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -286,19 +287,18 @@ class TestCancel:
         """A cancel that comes between a submit's entry and its place in the backlog loses no place."""
         with StatefulThreadPoolExecutor(1, max_backlog=2) as pool:
             queue = pool._queue
-            place = queue._place
+            assert queue.places is not None
 
-            def cancel_first(*args: object) -> bool:
-                scope.cancel()
-                return place(*args)  # type: ignore[arg-type]
+            class Places(list[None]):
+                def __delitem__(self, index: Any) -> None:
+                    scope.cancel()
+                    super().__delitem__(index)
 
             with pool.scope() as scope:
-                queue._place = cancel_first  # type: ignore[method-assign]
+                queue.places = Places(queue.places)
                 with pytest.raises(RuntimeError, match="was cancelled"):
                     scope.submit(int)
-                del queue._place
             assert pool.submit(int).result() == 0
-        assert queue.places is not None
         assert len(queue.places) == 2
 
 

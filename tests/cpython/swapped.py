@@ -80,7 +80,15 @@ def swap_future() -> Callable[[], None]:
     begun.wait()
     concurrent.futures._base.Future = lambda: pool.submit(int)  # type: ignore[assignment, misc]
     ours: Any = type(pool.submit(int))
-    ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))  # the tests write it
+    # The tests write the state, and then the exception, which here has a phase of its own.
+    ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))
+
+    def set_attribute(future: Any, name: str, value: Any) -> None:
+        object.__setattr__(future, name, value)
+        if name == "_exception" and value is not None and future._phase == "FINISHED":
+            future._phase = "FAILED"
+
+    ours.__setattr__ = set_attribute
 
     def close() -> None:
         end.set()
