@@ -15,8 +15,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
 `unheard`
-    not empty when somebody who waits for a place has looked at the places since a worker called the first in line;
-    saves workers that free a thousand places, before that one has woken, a thousand calls. Guarded by its own lock.
+    not empty when somebody who waits for a place has looked at the places, or has left the line, since a worker called
+    the first in it; saves workers that free a thousand places, before that one has woken, a thousand calls. Guarded by
+    its own lock.
 `workers`, `retired`, `can_grow`, `proven`, `breakage`, `unminted`, `counts`
     written under `lock`, which is never held while user code runs or anything blocks.
 `peak`, `grown`
@@ -48,11 +49,11 @@ an idle worker (`Worker._sleep_idle`)
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all that
 the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread locks
 `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the other. It is
-the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a beginning task (locks
-`places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets
-`refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then
-locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds that worker, or starts
-another one.
+the same with a blocked `submit` (enters `submitters`, or leaves it, appends to `unheard`, locks `places`) and a
+beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the
+end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires
+sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds that
+worker, or starts another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -486,6 +487,8 @@ class TaskQueue:
 
     def left_line(self, since: float) -> None:
         """Somebody who stood in line from `since` on waits no more; the next one may have a place."""
+        self.unheard.append(None)  # the call that woke this one may have been meant for the next one as well
+        self.places.extend(())  # type: ignore[union-attr]  # locks it, before the look
         if self.places or self.unminted > 0:
             self.wake_submitter()
         blocked = time.monotonic() - since

@@ -275,6 +275,35 @@ class TestUnheard:
             assert first.result() == 0
             assert not unheard.hooks
 
+    def test_call_for_one_that_leaves(self) -> None:
+        """The first in line has its place, and is about to leave, when it is called again: the next one is not missed."""
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            queue = pool._queue
+
+            class Leaving(dict[Any, Any]):
+                hook: Callable[[], object] | None = None
+
+                def __delitem__(self, waiter: Any) -> None:
+                    hook, self.hook = self.hook, None
+                    if hook is not None:
+                        in_thread(hook)
+                    super().__delitem__(waiter)
+
+            free = busy(pool)
+            pool.submit(int)
+            queue.submitters = line = Leaving()
+            done: list[Any] = []
+            threads = []
+            for n in range(2):
+                threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
+                threads[-1].start()
+                until(lambda n=n: len(line) == n + 1 and len(queue.unheard) == n + 1)
+            line.hook = queue.call_submitter
+            free()
+            for thread in threads:
+                thread.join(20)
+            assert done == [0, 0]
+
     def test_called_once(self) -> None:
         """A thousand places are freed before the first in line has woken: it is called for the first one only."""
         calls: list[None] = []
