@@ -49,7 +49,7 @@ an idle worker (`Worker._sleep_idle`)
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all that
 the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread locks
 `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the other. It is
-the same with a blocked `submit` (enters `submitters`, or leaves it, appends to `unheard`, locks `places`) and a
+the same with a blocked `submit` (enters `submitters`, or leaves it, enters `unheard`, locks `places`) and a
 beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the
 end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires
 sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds that
@@ -137,7 +137,7 @@ class TaskQueue:
         self.places: list[None] | None = None
         self.unminted: int = 0  # places not yet in the list
         self.submitters: dict[AnyWaiter, float] = {}  # and since when they wait
-        self.unheard: list[None] = []
+        self.unheard: dict[None, None] = {}  # with one key at most
         if max_backlog is not None:
             self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
             self.unminted = max_backlog - len(self.places)
@@ -478,7 +478,7 @@ class TaskQueue:
 
     def turn(self, waiter: AnyWaiter, task: Future[Any], scope: Scope[Any] | None) -> bool:
         """Take a place for `task` if `waiter`, which stands in `submitters`, is first in line and there is one."""
-        self.unheard.append(None)
+        self.unheard[None] = None
         if self.refusal is not None:
             raise self.refusal()
         if scope is not None and scope._cancelled:
@@ -487,7 +487,7 @@ class TaskQueue:
 
     def left_line(self, since: float) -> None:
         """Somebody who stood in line from `since` on waits no more; the next one may have a place."""
-        self.unheard.append(None)  # the call that woke this one may have been meant for the next one as well
+        self.unheard[None] = None  # the call that woke this one may have been meant for the next one as well
         self.places.extend(())  # type: ignore[union-attr]  # locks it, before the look
         if self.places or self.unminted > 0:
             self.wake_submitter()

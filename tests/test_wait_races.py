@@ -212,20 +212,24 @@ class TestAboutToBlock:
         asyncio.run(main())
 
 
-class Unheard(list[None]):
-    """What a blocked submit appends to before it looks at the places, and a worker clears before it calls."""
+class Unheard(dict[None, None]):
+    """What a blocked submit enters before it looks at the places, and a worker clears before it calls."""
 
-    hooks: dict[str, Callable[[], object]]
+    looks = 0
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, Callable[[], object]] = {}
 
     def _run(self, name: str) -> None:
         hook = self.hooks.pop(name, None)
         if hook is not None:
             in_thread(hook)
 
-    def append(self, item: None) -> None:
-        self._run("before the append")
-        super().append(item)
-        self._run("after the append")
+    def __setitem__(self, key: None, value: None) -> None:
+        self._run("before the entry")
+        super().__setitem__(key, value)
+        self.looks += 1
+        self._run("after the entry")
 
     def __bool__(self) -> bool:
         self._run("before the worker looks")
@@ -240,7 +244,7 @@ class Unheard(list[None]):
 class TestUnheard:
     """Workers call the first in line once for all the places that they free, until somebody looks again."""
 
-    @pytest.mark.parametrize("moment", ["before the append", "after the append"])
+    @pytest.mark.parametrize("moment", ["before the entry", "after the entry"])
     def test_freed_while_a_submit_looks(self, moment: str) -> None:
         """A place comes free around the first look of a submit that blocks: it takes it, now or when called."""
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
@@ -257,6 +261,7 @@ class TestUnheard:
         """Of two in line the first takes the place that is freed, or leaves in vain; the second takes another one."""
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
             queue = pool._queue
+            unheard = queue.unheard = Unheard()
             free = busy(pool)
             first = pool.submit(int)
             done: list[Any] = []
@@ -264,10 +269,8 @@ class TestUnheard:
             for n in range(2):
                 threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
                 threads[-1].start()
-                until(lambda n=n: len(queue.submitters) == n + 1 and len(queue.unheard) == n + 1)
-            unheard = Unheard(queue.unheard)
+                until(lambda n=n: len(queue.submitters) == unheard.looks == n + 1)
             unheard.hooks = {moment: lambda: queue.wake_submitter() if leaves else None}
-            queue.unheard = unheard
             free()
             for thread in threads:
                 thread.join(20)
@@ -276,7 +279,7 @@ class TestUnheard:
             assert not unheard.hooks
 
     def test_call_for_one_that_leaves(self) -> None:
-        """The first in line has its place, and is about to leave, when it is called again: the next one is not missed."""
+        """The first in line has its place, and is about to leave, when it is called again: the next is not missed."""
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
             queue = pool._queue
 
@@ -291,13 +294,14 @@ class TestUnheard:
 
             free = busy(pool)
             pool.submit(int)
+            unheard = queue.unheard = Unheard()
             queue.submitters = line = Leaving()
             done: list[Any] = []
             threads = []
             for n in range(2):
                 threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
                 threads[-1].start()
-                until(lambda n=n: len(line) == n + 1 and len(queue.unheard) == n + 1)
+                until(lambda n=n: len(line) == unheard.looks == n + 1)
             line.hook = queue.call_submitter
             free()
             for thread in threads:
@@ -314,7 +318,7 @@ class TestUnheard:
             asleep = Waiter()
             asleep.wake()  # told already, and not awake yet
             queue.submitters[asleep] = 0.0
-            queue.unheard.append(None)
+            queue.unheard[None] = None
             call = queue.call_submitter
             queue.call_submitter = lambda: (calls.append(None), call())  # type: ignore[assignment, method-assign, func-returns-value]
             free()
@@ -681,7 +685,7 @@ def test_finalizer_within_a_step(method: str, where: str, monkeypatch: pytest.Mo
                 finalizer()
         return original(self, *args)
 
-    with StatefulThreadPoolExecutor(2) as pool:
+    with StatefulThreadPoolExecutor(2, max_backlog=9) as pool:
         ended = pool.submit(int)
         ended.result(10)
         with StatefulThreadPoolExecutor(1) as other:
