@@ -7,20 +7,20 @@ A future has no lock. Its shared fields, and what guards each of them:
     it, or to run it in place: one atomic step, which exactly one thread can do. It is also the *anchor*: every
     operation on a list takes the list's own lock, so of two threads that both touch it, the later one sees all
     that the earlier one had written before.
-`_phase`, `_result`, `_exception`
+`_phase`, `_result`, `_failure`, `_refusal`
     written by whoever took the token, and by nobody else. `_phase` is written last.
 `_watchers`, `_made_bridge`
     made when first needed, under the lock `making`. An entry of the list is added, and removed, by the thread it is
     for; a callback is an entry as well, a list with one item.
-`_fn`, `_args`, `_placed`, `_scope`, `_failures`, `_lost`, `_name`
+`_fn`, `_args`, `_placed`, `_scope`
     written by whoever holds the task: who submits it, then who took the token, before `_phase`; hence the order of
-    `_phase` holds for them too. Who takes the error sets `_failures` and `_lost` back to None; twice is harmless.
+    `_phase` holds for them too. Who takes the error sets what is in `_failure` back to None; twice is harmless.
 `_taken_over`
     guarded by its own lock: whoever deletes its item finishes the task by hand.
 `_only`, `_binding`, `_queue`
     written before the task is handed on, and never after.
-`_refusal`, `_unheeded`
-    a mark for an error that is made, or logged, later in the same thread, or after the token was taken.
+`_unheeded`
+    written before the task fails, or by who looks at `_failure` afterwards.
 
 A look at `_phase` without the anchor (`done`, `running`, the first look in `result`) may miss what comes in that very
 moment, but never the result of a task whose end it sees, as that was written before.
@@ -102,18 +102,24 @@ class Future(concurrent.futures.Future[T]):
     .. versionadded:: 0.1
     """
 
-    # What every task has is in slots: an attribute set late would give the instance a dict of its own, which costs
-    # more time and memory than the rest of the future together.
+    # All but one in slots. Attributes set late would go to a dict of the instance's own, which costs more time and
+    # memory than the rest of the future together; and two threads that make it at once, be one of them a user's with an
+    # attribute of his own, crash CPython 3.11.
     __slots__ = (
         "_args",
         "_binding",
+        "_failure",
         "_fn",
+        "_made_bridge",
         "_phase",
         "_placed",  # holds a place in the backlog
         "_queue",
+        "_refusal",
         "_result",
         "_scope",
+        "_taken_over",
         "_token",
+        "_unheeded",
         "_watchers",
     )
 
@@ -127,17 +133,14 @@ class Future(concurrent.futures.Future[T]):
     _phase: str
     _result: T | None  # there is none before the end, nor after an error
     _watchers: list[Watcher | Callback] | None
+    # What few tasks ever have; until then there is no such attribute.
+    _failure: Failure  # once it has failed
+    _refusal: object  # once it was cancelled: the mark of the scope that did it
+    _made_bridge: _Bridge
+    _taken_over: list[None]  # by set_running_or_notify_cancel: who deletes its item finishes the task
+    _unheeded: bool  # nobody is to see its error
 
-    # What few tasks ever have.
-    _exception: BaseException | None = None
-    _made_bridge: _Bridge | None = None
-    _taken_over: list[None] | None = None  # by set_running_or_notify_cancel: who deletes its item finishes the task
-    _failures: dict[Future[Any], None] | None = None  # where its scope keeps it until its error is taken
-    _lost: LostError | None = None  # logs its error unless that is taken
-    _unheeded: bool = False  # nobody is to see its error
-    _only: Worker | None = None  # who runs this task of a broadcast
-    _name: str = "?"  # of its function, once it has failed
-    _refusal: object = None  # the mark of the scope that cancelled it
+    _only: Worker | None = None  # who runs this task of a broadcast; known before the task is handed on
 
     if TYPE_CHECKING:
 
@@ -172,7 +175,7 @@ class Future(concurrent.futures.Future[T]):
                 self._await(timeout)
                 if self._phase == FAILED:
                     self._take()
-                    raise self._exception  # type: ignore[misc]  # written before the phase
+                    raise self._failure.error
             return self._result  # type: ignore[return-value]  # it is there by now
         finally:
             self = None  # type: ignore[assignment]  # breaks the cycle from the error by its traceback to this frame
@@ -185,22 +188,24 @@ class Future(concurrent.futures.Future[T]):
                 self._take()
         return self._exception
 
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]
+        """The error, which this look does not take."""
+        return self._failure.error if self._phase == FAILED else None
+
     def _take(self) -> None:
         """Somebody looks at the error: from here on it is theirs, and not the scope's to raise, nor the log's."""
-        failures, lost = self._failures, self._lost
+        failure = self._failure
+        failures, failure.failures = failure.failures, None
         if failures is not None:
-            self._failures = None
             failures.pop(self, None)
-        if lost is not None:
-            self._lost = None
-            lost.error = None
+        failure.disregard()
 
     def _disregard(self) -> None:
         """Nobody will look at the error, and the log is not to be bothered with it; its scope is, if it has one."""
         self._unheeded = True
-        lost, self._lost = self._lost, None
-        if lost is not None:
-            lost.error = None
+        if self._phase == FAILED:
+            self._failure.disregard()
 
     def _await(self, timeout: float | None) -> None:
         """Return when the task has finished; raise when it was cancelled, or not in time."""
@@ -210,7 +215,7 @@ class Future(concurrent.futures.Future[T]):
                 self._wait(timeout)
             if self._phase == CANCELLED_AND_NOTIFIED:
                 error = CancelledError()
-                error._scope_mark = self._refusal  # type: ignore[attr-defined]
+                error._scope_mark = getattr(self, "_refusal", None)  # type: ignore[attr-defined]
                 raise error
         finally:
             self = error = None  # type: ignore[assignment]  # as in `result`
@@ -245,7 +250,7 @@ class Future(concurrent.futures.Future[T]):
             self._watchers = []
 
     def _make_bridge(self) -> None:
-        if self._made_bridge is None:
+        if not hasattr(self, "_made_bridge"):
             self._made_bridge = _Bridge(self)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
@@ -268,12 +273,17 @@ class Future(concurrent.futures.Future[T]):
         Its place in the backlog is free, those who wait for it are told, and its callbacks have run when this
         returns, in this thread.
         """
+        return self._cancel(None)
+
+    def _cancel(self, refusal: object) -> bool:
+        """`refusal` is the mark of the scope that does it."""
         descend(1)
         self._queue.leave_entry(self)
         try:
             del self._token[0]
+            self._refusal = refusal
             self._phase = CANCELLED_AND_NOTIFIED
-            self._queue.counts.cancelled.ones += ONE  # no look at signals between the three
+            self._queue.counts.cancelled.ones += ONE  # no look at signals between the four
         except IndexError:
             self._queue.entry_stays(self)
             return self._settled_phase() == CANCELLED_AND_NOTIFIED
@@ -338,19 +348,18 @@ class Future(concurrent.futures.Future[T]):
 
     def _fail(self, exception: BaseException) -> None:
         """End the task with `exception`; for whoever took the token."""
-        self._name = name_of(self._fn)
+        name = name_of(self._fn)
         self._fn = None
         self._args = ()
-        self._end(None, exception)
+        self._end(None, exception, name)
 
-    def _end(self, result: T | None, exception: BaseException | None) -> None:
+    def _end(self, result: T | None, exception: BaseException | None, name: str = "?") -> None:
         """Make the outcome known, for whoever took the token; `Worker.run` does the same by itself."""
         tally = self._queue.counts.completed if exception is None else self._queue.counts.failed
         if exception is None:
             self._result = result
         else:
-            self._exception = exception
-            self._lose_error(exception)
+            self._fails(exception, name)
         scope, self._scope = self._scope, None
         self._phase = FINISHED if exception is None else FAILED
         tally.ones += ONE  # one step with the phase
@@ -361,12 +370,13 @@ class Future(concurrent.futures.Future[T]):
                 scope._ended(self)
         tally.carry()
 
-    def _lose_error(self, error: BaseException) -> None:
+    def _fails(self, error: BaseException, name: str) -> None:
         """The task is about to end with `error`: unless somebody takes that, its scope raises it, or it is logged."""
+        self._failure = Failure(error, name)
         if self._scope is not None:
             self._scope._failed(self)
-        elif not self._unheeded:
-            self._lost = LostError(self._name, error)
+        elif not hasattr(self, "_unheeded"):
+            self._failure.lost = LostError(name, error)
 
     def _announce(self) -> None:
         self._token.clear()  # the anchor
@@ -427,8 +437,8 @@ class Future(concurrent.futures.Future[T]):
         if self._phase == PENDING:
             self.set_running_or_notify_cancel()
         try:
-            del self._taken_over[0]  # type: ignore[union-attr]  # TypeError: a worker runs it, or it was cancelled
-        except (TypeError, IndexError):
+            del self._taken_over[0]
+        except (AttributeError, IndexError):  # it was never taken over: a worker runs it, or it was cancelled
             raise InvalidStateError(f"{_shown(self._phase)}: {self!r} is its pool's to finish, or has ended") from None
         try:
             self._end(result, exception)
@@ -459,8 +469,8 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def _state(self) -> str:  # type: ignore[override]
-        phase, bridge = _shown(self._phase), self._made_bridge
-        return phase if bridge is None else bridge.seen(phase)
+        phase = _shown(self._phase)
+        return self._made_bridge.seen(phase) if hasattr(self, "_made_bridge") else phase
 
     @property
     def _condition(self) -> _Bridge:  # type: ignore[override]
@@ -471,10 +481,9 @@ class Future(concurrent.futures.Future[T]):
         return self._bridge()
 
     def _bridge(self) -> _Bridge:
-        if self._made_bridge is None:
+        if not hasattr(self, "_made_bridge"):
             locked(making, self._make_bridge)
         bridge = self._made_bridge
-        assert bridge is not None
         if self._watchers is None or bridge not in self._watchers:
             self._watch(bridge)  # twice, when two threads come here at once: it tells each waiter only once
         return bridge
@@ -498,6 +507,24 @@ def new_task(
     task._placed = False
     task._watchers = None
     return task
+
+
+class Failure:
+    """How a task failed."""
+
+    __slots__ = ("error", "failures", "lost", "name")
+
+    def __init__(self, error: BaseException, name: str) -> None:
+        self.error = error
+        self.name = name  # of the task's function
+        self.failures: dict[Future[Any], None] | None = None  # where its scope keeps the task until the error is taken
+        self.lost: LostError | None = None  # logs the error unless that is taken
+
+    def disregard(self) -> None:
+        """The log is not to be bothered with it."""
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            lost.error = None
 
 
 class LostError:
@@ -529,8 +556,8 @@ def _shown(phase: str) -> str:
 def log_lost_errors(tasks: Iterable[Future[Any]]) -> None:
     """Log the errors of `tasks`, which nobody has taken, nor will."""
     for task in tasks:
-        if task._exception is not None:
-            tell(lost_errors.error, LOST, task._name, exc_info=task._exception)
+        failure = task._failure
+        tell(lost_errors.error, LOST, failure.name, exc_info=failure.error)
 
 
 def wrap_future(task: Future[T]) -> asyncio.Future[T]:

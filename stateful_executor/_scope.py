@@ -274,8 +274,7 @@ class Scope(Generic[S]):
 
     def _cancel_task(self, task: Future[Any]) -> None:
         if task._token:
-            task._refusal = self._mark
-            task.cancel()
+            task._cancel(self._mark)
 
     def _time_out(self) -> None:
         """At the deadline, in a thread of its own."""
@@ -294,7 +293,7 @@ class Scope(Generic[S]):
 
     def _failed(self, task: Future[Any]) -> None:
         """`task` is about to end with an error, in this thread."""
-        task._failures = self._failures
+        task._failure.failures = self._failures
         self._failures[task] = None
         if self._fail_fast:
             self._cancelled = self._doomed = True
@@ -469,7 +468,7 @@ class Scope(Generic[S]):
             raise self._queue.refusal()  # type: ignore[misc]  # tasks that this child has no news of
         failed = self._failures.copy()
         self._failures.clear()
-        errors = [task._exception for task in failed if task._exception is not None] + self._term.errors
+        errors = [task._failure.error for task in failed] + self._term.errors
         counted = _counted(len(failed), "task")
         if self._term.errors:
             counted += f" and {_counted(len(self._term.errors), 'teardown')}"

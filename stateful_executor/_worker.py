@@ -311,6 +311,7 @@ class Worker:
         queue = self.queue
         single = task is not None
         result = error = None
+        name = "?"
         while True:  # in here rather than around a function that runs one task: a call less for each
             if not single:
                 if self.announced:
@@ -367,7 +368,7 @@ class Worker:
                 traceback = sys.exc_info()[2]
                 error = _with_traceback(exc, traceback and traceback.tb_next)
                 traceback = None
-                task._name = name_of(fn)
+                name = name_of(fn)
             fn = None
             args = ()
             if slot is not None:
@@ -397,8 +398,7 @@ class Worker:
                 task._phase = FINISHED
             else:
                 self.counts.failed += 1
-                task._exception = error
-                task._lose_error(error)
+                task._fails(error, name)
                 error = None
                 task._phase = FAILED
             task._token.clear()  # the anchor, see _future.py

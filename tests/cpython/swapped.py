@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import stateful_executor
+from stateful_executor._future import Failure
 
 SUITE = "test.test_concurrent_futures"  # a package, in older Pythons a module; the loader takes either
 
@@ -80,15 +81,15 @@ def swap_future() -> Callable[[], None]:
     begun.wait()
     concurrent.futures._base.Future = lambda: pool.submit(int)  # type: ignore[assignment, misc]
     ours: Any = type(pool.submit(int))
-    # The tests write the state, and then the exception, which here has a phase of its own.
-    ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))
 
-    def set_attribute(future: Any, name: str, value: Any) -> None:
-        object.__setattr__(future, name, value)
-        if name == "_exception" and value is not None and future._phase == "FINISHED":
+    def fail(future: Any, error: BaseException | None) -> None:
+        if error is not None:
+            future._failure = Failure(error, "?")
             future._phase = "FAILED"
 
-    ours.__setattr__ = set_attribute
+    # The tests write the state, and then the exception, which here has a phase of its own.
+    ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))
+    ours._exception = ours._exception.setter(fail)
 
     def close() -> None:
         end.set()
