@@ -449,10 +449,14 @@ class Future(concurrent.futures.Future[T]):
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
         """(done, cancelled, result, exception): what asyncio reads from 3.14 on."""
-        if self._exception is not None:
-            self._take()
-        returned = self._phase == FINISHED and self._exception is None
-        return self.done(), self.cancelled(), self._result if returned else None, self._exception
+        phase = self._phase  # one look: the task may end after it
+        if phase != FINISHED:
+            cancelled = phase == CANCELLED_AND_NOTIFIED
+            return cancelled, cancelled, None, None
+        if self._exception is None:
+            return True, False, self._result, None
+        self._take()
+        return True, False, None, self._exception
 
     # `concurrent.futures.wait` and `as_completed` work on these three.
 
@@ -489,7 +493,8 @@ def new_task(
     task: Future[T] = Future()
     task._token = [None]
     task._queue = queue
-    task._fn = partial(fn, **kwargs) if kwargs else fn
+    # What can't be called fails as it is called, be it without its keywords; `partial` would refuse it here.
+    task._fn = partial(fn, **kwargs) if kwargs and callable(fn) else fn
     task._args = args
     task._phase = PENDING
     task._exception = None

@@ -16,7 +16,8 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
 `unheard`
     not empty when somebody who waits for a place has looked at the places since a worker called the first in line;
-    saves workers that free a thousand places, before that one has woken, a thousand calls. Guarded by its own lock.
+    saves workers that free a thousand places, before that one has woken, a thousand calls. Not so with a coroutine:
+    to call it again is to see whether its loop was closed meanwhile. Guarded by its own lock.
 `workers`, `retired`, `can_grow`, `proven`, `breakage`, `unminted`, `counts`
     written under `lock`, which is never held while user code runs or anything blocks.
 `peak`, `grown`
@@ -48,10 +49,11 @@ an idle worker (`Worker._sleep_idle`)
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all
 that the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread
 locks `tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the
-other. It is the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a beginning
-task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`) and a worker
-(locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then locks `tasks` and looks; who submits
-looks at `can_grow` after it has appended: a task finds that worker, or starts another one.
+other. It is the same with a blocked `submit` (enters `submitters`, appends to `unheard`, locks `places`) and a
+beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the
+end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires
+sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds
+that worker, or starts another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -135,7 +137,7 @@ class TaskQueue:
         self.places: list[None] | None = None
         self.unminted: int = 0  # places not yet in the list
         self.submitters: dict[AnyWaiter, float] = {}  # and since when they wait
-        self.unheard: list[None] = []
+        self.unheard: deque[None] = deque(maxlen=1)  # no more: who polls a full backlog looks for ever
         if max_backlog is not None:
             self.places = [None] * min(max_backlog, PLACES_AT_ONCE)
             self.unminted = max_backlog - len(self.places)
@@ -168,7 +170,7 @@ class TaskQueue:
             task = Future()  # as `new_task` does: a call less, for every task
             task._token = [None]
             task._queue = self
-            task._fn = partial(fn, **kwargs) if kwargs else fn
+            task._fn = partial(fn, **kwargs) if kwargs and callable(fn) else fn
             task._args = args
             task._phase = PENDING
             task._exception = None
