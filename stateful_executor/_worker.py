@@ -186,10 +186,16 @@ class Worker:
     def _serve(self) -> None:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
         self.queue.look_at_peak()
-        while self.run() or self._park():
+        while (ran := self.run()) or self._park():
             self.called = False  # before the look, so that what is asked meanwhile is not missed
+            self.inbox.extend(())  # locks it, see `ask`
+            self.broadcasts.extend(())
+            if self.inbox or self.broadcasts:
+                if self.announced:
+                    self._be_busy()
+                elif not ran:  # it may have been woken for a task, and asked for something else before it came to that
+                    self._pass_on()
             if self.inbox:
-                self._be_busy()
                 self._answer()
             if self.broadcasts:
                 self._run_broadcasts()
@@ -345,7 +351,7 @@ class Worker:
             outer, self.fn = self.fn, fn
             if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
                 self.inside += 1
-            slot = None
+            slot = lender = None
             try:
                 if binding is not None:
                     try:
@@ -355,11 +361,13 @@ class Worker:
                     # Faster than `(state, *args)`, which makes a list first.
                     if lender.lent or lender.due:
                         args = (lender.lend(),) + args  # noqa: RUF005
-                        self.extras = lender.lent > 1 or self.extras
+                        slot = lender
+                        self.extras = slot.lent > 1 or self.extras
                     else:  # as `lend` does, without a call
-                        args = (lender.states[0].value,) + args  # noqa: RUF005
+                        # Before the tuple: to make it may start a collection, and a finalizer run another task.
                         lender.lent = 1
-                    slot = lender
+                        slot = lender
+                        args = (lender.states[0].value,) + args  # noqa: RUF005
                 result = fn(*args)  # type: ignore[misc]  # not begun before, so not None
             except BaseException as exc:
                 # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
@@ -565,8 +573,7 @@ class Worker:
         self.broadcasts.extend(())
         if not (queue.has_tasks() or self.inbox or self.broadcasts or refused):
             return self._sleep_idle()
-        if not self._retract() and (self.inbox or self.broadcasts):
-            self._pass_on()
+        self._retract()
         queue.look_at_peak()
         return bool(queue.front or queue.tasks or self.inbox or self.broadcasts or not refused)
 
