@@ -29,6 +29,7 @@ class LoopWaiter:
         except RuntimeError:  # the loop was closed under the coroutine: it will never take its turn
             self._queue.submitters.pop(self, None)
             return False
+        self._queue.unheard[None] = None  # the loop may be closed before it comes to that: to be called again, then
         return True
 
     def is_awake(self) -> bool:

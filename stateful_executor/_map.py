@@ -197,7 +197,7 @@ def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadli
             yield _result(parts.next(deadline)[0], deadline)
             # Only now that a result has been yielded: never more than `buffersize` tasks are ahead of the caller.
             if more is not None:
-                late_error = _add_next(parts, more) or late_error
+                late_error = _add_next(parts, more, late_error)
             continue
         if late_error is not None:
             raise late_error
@@ -222,6 +222,7 @@ def _chunks(
     """As `_results`, but yield an iterator of results for each chunk."""
     error: Exception | None = None
     late_error: Exception | None = None
+    ready: deque[Any] = deque()
     turns: Iterator[deque[Any]] = iter(())
     try:
         while True:
@@ -233,13 +234,14 @@ def _chunks(
             if error is not None:
                 raise error
             if more is not None:
-                late_error = _add_next(parts, more) or late_error
+                late_error = _add_next(parts, more, late_error)
             continue
         if late_error is not None:
             raise late_error
     finally:
         error = late_error = None  # as in `_results`
         deque(turns, maxlen=0)  # ends the iterator that was yielded last
+        ready.clear()  # which `turns` keeps, and that one `turns`
         parts.cancel()
 
 
@@ -260,14 +262,14 @@ class _Chained(chain[Any]):
         self._source.close()
 
 
-def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part]) -> Exception | None:
+def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part], late_error: Exception | None) -> Exception | None:
     """Submit one more task, if there is one. An error comes after the results of what was submitted before it."""
     try:
         for part in islice(more, 1):
             parts.add(part)
     except Exception as exc:  # from the input, or from `submit`
         return exc
-    return None
+    return late_error
 
 
 def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[deque[Any], Exception | None]:

@@ -23,8 +23,9 @@ and what it submits in turn is not refused.
 
 Nobody is missed: who submits enters `_pending`, then looks at `_cancelled`, `_closing` and `_helps`. Who cancels or
 ends the scope writes those, then locks `_pending` and looks. A task that ends locks `_pending`, or `_ending`, as it
-leaves, then looks at `_waiter`; who ends the scope looks at `_pending` first. It is the same with a blocked submit: it
-enters `_submitters`, then looks at `_cancelled`.
+leaves, then looks at `_waiter`; who ends the scope looks at `_pending` first. Each that leaves locks `_ending`, then
+looks at both: the last one to do so finds them empty. It is the same with a blocked submit: it enters `_submitters`,
+then looks at `_cancelled`.
 
 Who wakes the end of the block: the last task to leave `_pending` and `_ending`, be it run, failed or cancelled; in a
 worker, each submit too, since there is more to run; then each worker that was asked to tear down, also when it retires
@@ -302,6 +303,7 @@ class Scope(Generic[S]):
         """`task` has ended, and nothing of it is left to be forgotten; `Worker.run` does the same by itself."""
         self._cancel_if_doomed()
         self._pending.pop(task, None)
+        self._ending.extend(())  # locks it: of this thread and a worker, the one that does so last sees both leave
         self._end_if_last()
 
     def _cancel_if_doomed(self) -> None:

@@ -383,18 +383,30 @@ class Slot:
     def drop_stale(self) -> None:
         """Tear down the states that are to be replaced and are not lent."""
         self._busy += 1
+        # A collection may begin anywhere here, and a finalizer run a task that is lent a state: `due` is never empty
+        # while there is none.
         if self._policy is None:
-            self.due.clear()  # before the look at the era: when that changes later, so does this
+            if self.states:
+                self.due.clear()  # before the look at the era: when that changes later, so does this
+            else:
+                del self.due[1:]
         stale = [state for state in self.states[self.lent :] if state.is_stale()]
-        for state in stale:  # before the first teardown, which may run a task that needs a state
-            self.states.remove(state)
-        lent_stale = any(state.is_stale() for state in self.states[: self.lent])
-        if not self.states or self._making or self._when_free or lent_stale:
-            self.expire()  # for when they are taken back, or have been made
-        for state in stale:
+        lent = self.states[: self.lent]
+        if self.states and (stale or self._making or self._when_free or any(state.is_stale() for state in lent)):
+            self.expire()  # for when they are taken back, have been made, or are gone
+        # All of them before the first teardown, which may run a task that needs a state, too.
+        for state in [state for state in stale if self._forget(state)]:
             state.tear_down(self._counts)
             self._counts.discarded += 1
         self._no_longer_busy()
+
+    def _forget(self, state: State) -> bool:
+        """Have `state` no more. False when such a task has led to its teardown."""
+        try:
+            self.states.remove(state)
+        except ValueError:
+            return False
+        return True
 
     def drop_extras(self) -> None:
         """Tear down the states made for deeper levels of nesting, the last made first."""

@@ -150,8 +150,9 @@ def for_each(things: Iterable[T], step: Callable[[T], object]) -> None:
 def headroom() -> None:
     """RecursionError now rather than in the middle of `run`, whose own steps must not fail."""
     if sys.version_info >= (3, 12):  # before that, calls in C count as well
+        limit = sys.getrecursionlimit()
         try:
-            sys._getframe(sys.getrecursionlimit() // 2)
+            sys._getframe(min(limit // 2, limit - 80))
         except ValueError:  # there are fewer frames than that; a quarter of what 60 calls take
             return
     descend(60)

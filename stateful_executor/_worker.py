@@ -186,10 +186,16 @@ class Worker:
     def _serve(self) -> None:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
         self.queue.look_at_peak()
-        while self.run() or self._park():
+        while (ran := self.run()) or self._park():
             self.called = False  # before the look, so that what is asked meanwhile is not missed
+            self.inbox.extend(())  # locks it, see `ask`
+            self.broadcasts.extend(())
+            if self.inbox or self.broadcasts:
+                if self.announced:
+                    self._be_busy()
+                elif not ran:  # it may have been woken for a task, and asked for something else before it came to that
+                    self._pass_on()
             if self.inbox:
-                self._be_busy()
                 self._answer()
             if self.broadcasts:
                 self._run_broadcasts()
@@ -312,7 +318,7 @@ class Worker:
         single = task is not None
         result = error = None
         name = "?"
-        while True:  # in here rather than around a function that runs one task: a call less for each
+        while True:  # in here, not around a function that runs one task: a call less for each, 30 to 70 ns
             if not single:
                 if self.announced:
                     return False
@@ -346,21 +352,23 @@ class Worker:
             outer, self.fn = self.fn, fn
             if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
                 self.inside += 1
-            slot = None
+            slot = lender = None
             try:
                 if binding is not None:
                     try:
                         lender = self.slots[binding]
                     except KeyError:
                         lender = self._slot(binding)
-                    # Faster than `(state, *args)`, which makes a list first.
+                    # 40 ns faster than `(state, *args)`, which makes a list first.
                     if lender.lent or lender.due:
                         args = (lender.lend(),) + args  # noqa: RUF005
-                        self.extras = lender.lent > 1 or self.extras
+                        slot = lender
+                        self.extras = slot.lent > 1 or self.extras
                     else:  # as `lend` does, without a call
-                        args = (lender.states[0].value,) + args  # noqa: RUF005
+                        # Before the tuple: to make it may start a collection, and a finalizer run another task.
                         lender.lent = 1
-                    slot = lender
+                        slot = lender
+                        args = (lender.states[0].value,) + args  # noqa: RUF005
                 result = fn(*args)  # type: ignore[misc]  # not begun before, so not None
             except BaseException as exc:
                 # The traceback begins with the user's function. (That one's frame still refers to this one, its caller,
@@ -566,8 +574,7 @@ class Worker:
         self.broadcasts.extend(())
         if not (queue.has_tasks() or self.inbox or self.broadcasts or refused):
             return self._sleep_idle()
-        if not self._retract() and (self.inbox or self.broadcasts):
-            self._pass_on()
+        self._retract()
         queue.look_at_peak()
         return bool(queue.front or queue.tasks or self.inbox or self.broadcasts or not refused)
 

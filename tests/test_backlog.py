@@ -305,6 +305,18 @@ def test_submit_cancel_and_run_at_once(nervous: None) -> None:
     assert len(queue.places) == 7
 
 
+def test_polling_a_full_backlog_grows_nothing() -> None:
+    """Who asks again and again for a place that never comes leaves nothing behind."""
+    blocked = Blocked(1, 0)
+    for _ in range(100):
+        with pytest.raises(BacklogFull):
+            blocked.pool.submit(int)
+    assert len(blocked.pool._queue.unheard) <= 1
+    assert not blocked.pool._queue.submitters
+    blocked.go_on.set()
+    blocked.pool.shutdown()
+
+
 class TestAsubmit:
     """`asubmit` waits for a place without blocking the event loop."""
 
@@ -411,3 +423,31 @@ class TestAsubmit:
         assert blocked.free() == 1
         for task in waiting:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    def test_loop_closed_after_it_was_called(self) -> None:
+        """A loop that was told of a place, and closed before it came to that, is passed over at the next one."""
+        pool = StatefulThreadPoolExecutor(1, max_backlog=2)
+        begun, ends = [threading.Event() for _ in range(3)], [threading.Event() for _ in range(3)]
+        for one_begun, end in zip(begun, ends, strict=True):
+            pool.submit(lambda one_begun=one_begun, end=end: (one_begun.set(), end.wait()))
+            if one_begun is begun[0]:
+                assert one_begun.wait(20)
+        loop = asyncio.new_event_loop()
+        first = loop.create_task(pool.asubmit(int))
+        loop.run_until_complete(asyncio.sleep(0))
+        assert len(pool._queue.submitters) == 1
+        futures: list[object] = []
+        second = threading.Thread(target=lambda: futures.append(pool.submit(int)))
+        second.start()
+        until(lambda: len(pool._queue.submitters) == 2 and pool._queue.unheard)
+        ends[0].set()
+        assert begun[1].wait(20)
+        until(lambda: loop._ready)  # type: ignore[attr-defined]  # it was called, and does not run
+        loop.close()
+        ends[1].set()
+        assert begun[2].wait(20)
+        second.join(10)
+        ends[2].set()
+        pool.shutdown()
+        assert futures
+        first._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -144,10 +144,11 @@ def test_submit_needs_a_function(pool_cls: PoolClass, kwargs: dict[str, Any]) ->
         pool.submit(**kwargs)
 
 
-def test_submit_of_something_not_callable_fails_in_the_task(pool_cls: PoolClass) -> None:
+@pytest.mark.parametrize("kwargs", [{}, {"key": 1}])
+def test_submit_of_something_not_callable_fails_in_the_task(pool_cls: PoolClass, kwargs: dict[str, Any]) -> None:
     """That it can't be called is the future's error, not that of `submit`."""
     with pool_cls(1) as pool:
-        future = pool.submit(3)  # type: ignore[arg-type]
+        future = pool.submit(3, **kwargs)  # type: ignore[arg-type]
         assert isinstance(future.exception(PATIENCE), TypeError)
 
 

@@ -384,6 +384,23 @@ class TestErrors:
             with pytest.raises(RuntimeError, match="after shutdown"):
                 next(results)
 
+    @pytest.mark.parametrize("chunksize", [1, 2])
+    def test_of_the_input_that_is_false(self, door: Door, chunksize: int) -> None:
+        """An error whose class says that it is empty is one all the same."""
+
+        class Empty(Exception):
+            def __len__(self) -> int:
+                return 0
+
+        def numbers() -> Iterator[int]:
+            yield from range(4)
+            raise Empty
+
+        results = door.map_unordered(abs, numbers(), buffersize=1, chunksize=chunksize)
+        assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(Empty):
+            next(results)
+
 
 class TestEarlyEnd:
     """What has not begun is cancelled when nobody asks any more."""
@@ -555,6 +572,22 @@ class TestMemory:
             ref = weakref.ref(thing)
             del thing
             until(lambda ref=ref: settle() or ref() is None)  # its worker may be about to forget it
+
+    @pytest.mark.parametrize("chunksize", [1, 3])
+    def test_results_go_with_close(self, single: Door, no_collector: None, chunksize: int) -> None:
+        """A closed iterator keeps none, though somebody keeps that."""
+        refs: list[weakref.ref[Thing]] = []
+
+        def make(number: int) -> Thing:
+            thing = Thing(number)
+            refs.append(weakref.ref(thing))
+            return thing
+
+        results = single.map_unordered(make, range(3), chunksize=chunksize)
+        next(results)
+        until(lambda: len(refs) == 3)
+        results.close()  # type: ignore[attr-defined]
+        until(lambda: settle() or not any(ref() for ref in refs))
 
     def test_an_endless_input_grows_nothing(self, door: Door) -> None:
         """With a buffer, however slow the caller is."""

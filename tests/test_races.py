@@ -6,7 +6,12 @@ Most stages are deques, lists and dicts that call a hook before or after the ste
 from __future__ import annotations
 
 import concurrent.futures
+import gc
+import inspect
+import sys
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, wait
@@ -16,6 +21,8 @@ import pytest
 
 from stateful_executor import StatefulThreadPoolExecutor
 from stateful_executor._queue import TaskQueue
+from stateful_executor._waiter import descend, headroom, here
+from stateful_executor._worker import Request, Worker
 
 
 class Stage(deque[Any]):
@@ -338,3 +345,204 @@ def test_a_late_callback_does_not_hold_a_task_up() -> None:
         go_on.set()
         assert ran.wait(10)
     assert in_time == [True]
+
+
+def test_snapshot_against_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asyncio reads is of one moment: no end without its result, whichever look the task ends at."""
+    with StatefulThreadPoolExecutor(1) as pool:
+        go_on = threading.Event()
+        future = pool.submit(lambda: (go_on.wait(), 5)[1])
+        done = type(future).done
+
+        def end_first(self: Any) -> bool:
+            if not go_on.is_set():
+                go_on.set()
+                future.result(5)
+            return done(self)
+
+        monkeypatch.setattr(type(future), "done", end_first)
+        assert future._get_snapshot() in ((False, False, None, None), (True, False, 5, None))
+        go_on.set()
+        future.result(5)
+        assert future._get_snapshot() == (True, False, 5, None)
+
+
+def test_request_against_wake() -> None:
+    """A worker is asked for something else just after it was taken out of `idle` for a task: another one runs that."""
+
+    class Slow(Request):
+        def answer(self, worker: Worker) -> None:
+            asked.append(worker)
+            ran.wait(5)
+
+    class Idle(dict[Worker, None]):
+        hook = True
+
+        def popitem(self) -> tuple[Worker, None]:
+            worker, _ = super().popitem()
+            if self.hook:
+                self.hook = False
+                in_thread(lambda: worker.ask(Slow()))()
+            return worker, None
+
+    asked: list[Worker] = []
+    ran = threading.Event()
+    with StatefulThreadPoolExecutor(2) as pool:
+        both = threading.Barrier(2)
+        wait([pool.submit(both.wait) for _ in range(2)])
+        queue = pool._queue
+        while not all(worker in queue.idle and not worker.announced for worker in queue.workers):
+            pass
+        queue.idle = Idle(queue.idle)
+        future = pool.submit(ran.set)
+        assert ran.wait(5)
+        future.result(5)
+    assert len(asked) == 1
+
+
+class TestFinalizersInASlot:
+    """A collection starts while a worker looks after its states, and a finalizer runs a task that is lent one, too."""
+
+    class Due(list[None]):
+        def __init__(self, moment: str, finalizer: Callable[[], object]) -> None:
+            super().__init__([None])
+            self.moment = moment
+            self.finalizer = finalizer
+
+        def _run(self, moment: str) -> None:
+            if moment == self.moment:
+                self.moment = ""
+                self.finalizer()
+
+        def clear(self) -> None:
+            super().clear()
+            self._run("clear")
+
+        def append(self, item: None) -> None:
+            super().append(item)
+            self._run("append")
+
+        def __delitem__(self, index: Any) -> None:
+            super().__delitem__(index)
+            self._run("del")
+
+    @pytest.mark.parametrize("moment", ["clear", "append", "del"])
+    @pytest.mark.parametrize("stale", [False, True])
+    def test_drop_stale(self, moment: str, stale: bool) -> None:
+        """Neither a state that is missing nor one that is torn down is lent, and each is torn down once."""
+        states: list[list[str]] = []
+        wrong: list[list[str]] = []
+        results: list[int] = []
+
+        def make() -> list[str]:
+            states.append([])
+            return states[-1]
+
+        def use(state: list[str]) -> int:
+            if state:
+                wrong.append(state)
+            return 1
+
+        def finalizer() -> None:
+            results.append(view.submit(use).result())
+
+        def stage() -> None:
+            slot = here.worker._slot(view._binding)  # type: ignore[union-attr]
+            slot.due = self.Due(moment, finalizer)
+            if stale:
+                for state in slot.states:
+                    state.discarded = True
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(make, finalizer=lambda state: state.append("torn down"))
+            if stale:
+                view.submit(use).result(5)
+            pool.submit(stage).result(5)
+            assert [view.submit(use).result(5) for _ in range(3)] == [1] * 3
+        assert wrong == []
+        assert results in ([], [1])
+        assert states == [["torn down"]] * len(states)
+        assert len(states) <= 2
+
+    def test_while_a_state_is_lent(self) -> None:
+        """It discards the state that the worker is about to give to another task: that one is not lent the ruin."""
+
+        class Args(tuple[Any, ...]):
+            """The worker puts the state before these; to make that tuple may start a collection."""
+
+            __slots__ = ()
+
+            def __radd__(self, other: tuple[Any, ...]) -> tuple[Any, ...]:
+                view.submit(lambda _: view.discard()).result()
+                return (*other, *self)
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(list, finalizer=lambda state: state.append("torn down"))
+            view.submit(len).result(5)
+            go_on = threading.Event()
+            pool.submit(go_on.wait)
+            future = view.submit(list)
+            future._args = Args()
+            go_on.set()
+            assert future.result(5) == []
+
+
+def test_an_ended_scope_leaves_nothing_in_a_busy_worker() -> None:
+    """A worker that tears down for a scope while its next task waits keeps nothing of the states it had."""
+
+    class Thing:
+        pass
+
+    def body() -> weakref.ref[Thing]:
+        thing = Thing()
+        with pool.scope() as scope:
+            scope.with_state(lambda _: None, (thing,)).submit(lambda _: None)
+            pool.submit(wait_long)
+            go_on.set()
+            assert waiting.wait(5)
+        return weakref.ref(thing)
+
+    def wait_long() -> None:
+        waiting.set()
+        other.result()  # answers requests meanwhile
+        end.wait()
+
+    go_on, waiting, go_on_there, end = (threading.Event() for _ in range(4))
+    with StatefulThreadPoolExecutor(2) as pool:
+        begun = threading.Barrier(3)
+        other = pool.submit(lambda: (begun.wait(), go_on_there.wait()))
+        pool.submit(lambda: (begun.wait(), go_on.wait()))
+        begun.wait()
+        thing = body()
+        patience = time.monotonic() + 5
+        while thing() is not None and time.monotonic() < patience:
+            gc.collect()  # the worker may be about to let it go, and free-threaded builds put off the end of it
+        kept = thing() is not None
+        go_on_there.set()
+        end.set()
+    assert not kept
+
+
+def test_little_stack() -> None:
+    """`headroom` raises when there is less than it promises, however low the limit is."""
+
+    def descend_to(levels: int) -> tuple[bool, bool]:
+        return descend_to(levels - 1) if levels else (fails(headroom), fails(lambda: descend(60)))
+
+    def fails(fn: Callable[[], None]) -> bool:
+        try:
+            fn()
+        except RecursionError:
+            return True
+        return False
+
+    limit, found = sys.getrecursionlimit(), []
+    depth = len(inspect.stack(0))
+    sys.setrecursionlimit(depth + 110)
+    try:
+        found = [descend_to(levels) for levels in range(90)]
+    finally:
+        sys.setrecursionlimit(limit)
+    assert (False, True) not in found
+    assert found[0] == (False, False)
+    assert found[-1] == (True, True)
