@@ -392,7 +392,7 @@ def test_request_against_wake() -> None:
         wait([pool.submit(both.wait) for _ in range(2)])
         queue = pool._queue
         while not all(worker in queue.idle and not worker.announced for worker in queue.workers):
-            pass
+            time.sleep(0)
         queue.idle = Idle(queue.idle)
         future = pool.submit(ran.set)
         assert ran.wait(5)
