@@ -21,7 +21,7 @@ from latency import LATE, P99, task_seconds, under_load
 from race import BYTES, FLOOR, GROWTH, OURS, STDLIB, TIME, Bar, Ceiling, Entry, Figures, Race
 
 WARM_UP = 256  # tasks, for a pool that has just been made
-MAPPED = 10_000
+MAPPED = {1: 2, 100: 10}  # items for each task of a burst, by chunks: so many that waking the workers matters little
 LIVES = 50
 PINNED = hasattr(os, "sched_setaffinity")
 HAS_PEAK = find_spec("resource") is not None  # not on Windows
@@ -163,8 +163,8 @@ def fan_out(plan: Plan) -> Iterator[Race]:
 
 
 def mapped(plan: Plan) -> Iterator[Race]:
-    items = min(MAPPED, plan.tasks * 2)
-    for chunksize in (1, 100):
+    for chunksize, share in MAPPED.items():
+        items = plan.tasks * share
         measured = timed(4, partial(_mapped, chunksize))
         title = f"map over {items:,} items, {'no chunks' if chunksize == 1 else f'chunks of {chunksize}'}, 4 workers"
         bars = {PLAIN: (Bar(1, against=(PLAIN, "mp.pool")),)} if chunksize > 1 else {}

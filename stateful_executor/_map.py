@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from ._future import Future
@@ -25,7 +25,7 @@ class _Chunk:
         self._fn = fn
         self._single = single  # one iterable, whose items need no tuple around them
         self._inputs = inputs
-        self.results: deque[Any] = deque()
+        self.results: list[Any] = []
         self.__qualname__ = name
 
     def __call__(self, *state: Any) -> None:
@@ -218,19 +218,18 @@ def _result(task: Future[Any], deadline: Deadline) -> Any:
 
 def _chunks(
     parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline
-) -> Generator[Iterator[Any], None, None]:
-    """As `_results`, but yield an iterator of results for each chunk."""
+) -> Generator[list[Any], None, None]:
+    """As `_results`, but yield a list for each chunk, kept until its last result has been asked for."""
     error: Exception | None = None
     late_error: Exception | None = None
-    ready: deque[Any] = deque()
-    turns: Iterator[deque[Any]] = iter(())
+    ready: list[Any] = []
     try:
         while True:
             if not parts:
                 break
             ready, error = _outcome(*parts.next(deadline), deadline)
-            turns = repeat(ready, len(ready))
-            yield map(deque.popleft, turns)
+            yield ready
+            ready = []  # not to keep it while this waits for the next chunk
             if error is not None:
                 raise error
             if more is not None:
@@ -240,18 +239,17 @@ def _chunks(
             raise late_error
     finally:
         error = late_error = None  # as in `_results`
-        deque(turns, maxlen=0)  # ends the iterator that was yielded last
-        ready.clear()  # which `turns` keeps, and that one `turns`
+        ready.clear()  # ends the iteration over it
         parts.cancel()
 
 
 class _Chained(chain[Any]):
-    """The iterators of a generator one after the other, without a step of Python's for each item of theirs."""
+    """The lists of a generator one after the other, without a step of Python's for each item of theirs."""
 
-    _source: Generator[Iterator[Any], None, None]
+    _source: Generator[list[Any], None, None]
 
     @classmethod
-    def of(cls, source: Generator[Iterator[Any], None, None]) -> Self:
+    def of(cls, source: Generator[list[Any], None, None]) -> Self:
         """Of a generator that has not begun."""
         chained = cast("Self", cls.from_iterable(source))
         chained._source = source
@@ -272,7 +270,7 @@ def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part], late_error: 
     return late_error
 
 
-def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[deque[Any], Exception | None]:
+def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[list[Any], Exception | None]:
     """The results of `task`, and the error that comes after them."""
     assert chunk is not None
     try:

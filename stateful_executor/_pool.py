@@ -279,7 +279,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         Parameters:
             timeout: Seconds from this call on, after which the iterator raises `TimeoutError` instead of waiting.
-            chunksize: How many calls make one task. What came before an error in the same chunk is yielded first.
+            chunksize: How many calls make one task. What came before an error in the same chunk is yielded first. The
+                results of a chunk are kept until the last of them has been asked for.
             buffersize: The most tasks submitted whose results have not been yielded; the input is read no further
                 than that. By default all are submitted before this returns.
 

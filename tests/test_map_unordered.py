@@ -564,14 +564,14 @@ class TestMemory:
     @pytest.mark.parametrize("chunksize", [1, 2])
     @pytest.mark.parametrize("buffersize", [None, 3])
     def test_results_are_not_kept(self, door: Door, no_collector: None, buffersize: int | None, chunksize: int) -> None:
-        """A result is gone when the caller lets it go, though the iteration goes on, slowly or not."""
+        """A result is gone when the caller lets it go, or, of a chunk, has asked for the next one's; slowly or not."""
         results = door.map_unordered(Thing, range(12), buffersize=buffersize, chunksize=chunksize)
         until(lambda: door.pool.stats().completed * chunksize >= min(12, (buffersize or 12) * chunksize))
-        for _ in range(12):
-            thing = next(results)
-            ref = weakref.ref(thing)
-            del thing
-            until(lambda ref=ref: settle() or ref() is None)  # its worker may be about to forget it
+        refs: list[weakref.ref[Thing]] = []
+        for number in range(12):
+            refs.append(weakref.ref(next(results)))
+            let_go = refs if chunksize == 1 else refs[: number // chunksize * chunksize]
+            until(lambda refs=let_go: settle() or not any(ref() for ref in refs))  # a worker may be about to forget it
 
     @pytest.mark.parametrize("chunksize", [1, 3])
     def test_results_go_with_close(self, single: Door, no_collector: None, chunksize: int) -> None:
