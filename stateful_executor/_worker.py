@@ -187,9 +187,10 @@ class Worker:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
         self.queue.look_at_peak()
         while (ran := self.run()) or self._park():
-            self.called = False  # before the look, so that what is asked meanwhile is not missed
-            self.inbox.extend(())  # locks it, see `ask`
-            self.broadcasts.extend(())
+            if self.called:
+                self.called = False  # before the look, so that what is asked meanwhile is not missed
+                self.inbox.extend(())  # locks it, see `ask`
+                self.broadcasts.extend(())
             if self.inbox or self.broadcasts:
                 if self.announced:
                     self._be_busy()
@@ -410,10 +411,8 @@ class Worker:
                 error = None
                 task._phase = FAILED
             task._token.clear()  # the anchor, see _future.py
-            if task._watchers:
-                task._wake_watchers()
-                if task._has_callbacks():
-                    self._call_backs(task)
+            if task._watchers and task._wake_watchers():
+                self._call_backs(task)
             if scope is None:
                 task = None
             else:
