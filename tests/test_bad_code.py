@@ -342,6 +342,14 @@ class Trial:
             error = exc
         assert isinstance(error, BrokenThreadPool) or self.deed in ENDING
 
+    def holds_breakage(self, submit: Callable[[], Future]) -> None:
+        """The task holds it, unless its submit gets it already."""
+        try:
+            future = submit()
+        except BrokenThreadPool:
+            return
+        self.holds(future, BrokenThreadPool)
+
     def fine(self, future: Future) -> None:
         """The task has not failed."""
         error = self.ended(future)
@@ -547,7 +555,7 @@ def initializer(trial: Trial) -> None:
 
     trial.breaks = True
     trial.open(initializer=make, finalizer=trial.finalize)
-    trial.holds(trial.pool.submit(int), BrokenThreadPool)
+    trial.holds_breakage(lambda: trial.pool.submit(int))
 
 
 def generator(trial: Trial, before: bool) -> Callable[[], Iterator[int]]:
@@ -567,7 +575,7 @@ def generator(trial: Trial, before: bool) -> Callable[[], Iterator[int]]:
 def generator_before_its_yield(trial: Trial) -> None:
     trial.breaks = True
     trial.open(initializer=generator(trial, True))
-    trial.holds(trial.pool.submit(int), BrokenThreadPool)
+    trial.holds_breakage(lambda: trial.pool.submit(int))
 
 
 @place
