@@ -23,7 +23,7 @@ from threading import Barrier, Event, Thread
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from _paired import noop, noop_with, seconds
+from _paired import burst, in_turn, noop, noop_with, seconds, spread
 
 from stateful_executor import StatefulThreadPoolExecutor
 
@@ -44,10 +44,6 @@ class Question(NamedTuple):
     size: str
     sizes: Sequence[int]
     lines: dict[str, Measure]
-
-
-def burst(submit: Callable[..., Future[Any]], fn: Callable[..., object], tasks: int) -> None:
-    finish([submit(fn) for _ in range(tasks)])
 
 
 def finish(futures: list[Future[Any]]) -> None:
@@ -268,14 +264,12 @@ def questions(tasks: int, longest: int) -> list[Question]:
 
 
 def ask(question: Question, rounds: int) -> Costs:
-    """After a round that doesn't count, every other one goes backwards."""
-    costs: Costs = {line: [[] for _ in question.sizes] for line in question.lines}
-    turns = list(product(range(len(question.sizes)), question.lines))
-    for number in range(rounds + 1):
-        for index, line in reversed(turns) if number % 2 else turns:
-            cost = question.lines[line](question.sizes[index]) * 1e6
-            if number:
-                costs[line][index].append(cost)
+    """After a round that doesn't count."""
+    turns = list(product(question.sizes, question.lines))
+    outcomes = in_turn([partial(question.lines[line], size) for size, line in turns], rounds + 1)
+    costs: Costs = {line: [] for line in question.lines}
+    for (_, line), outcome in zip(turns, outcomes, strict=True):
+        costs[line].append([cost * 1e6 for cost in outcome[1:]])
     return costs
 
 
@@ -293,18 +287,13 @@ def verdict(sizes: Sequence[int], costs: Sequence[float]) -> str:
     return f"{word} ({slope:.2f}, last step {end:.2f})"
 
 
-def quartiles(costs: Sequence[list[float]]) -> list[tuple[float, float, float]]:
-    """Lower, median and upper, for each size."""
-    return [(q[0], q[1], q[2]) for q in (statistics.quantiles(each, n=4, method="inclusive") for each in costs)]
-
-
 def tell(question: Question, costs: Costs) -> None:
     print(f"\n{question.text} (µs per {question.each}, by {question.size})")
     for line, each in costs.items():
-        spread = quartiles(each)
-        medians = [median for _, median, _ in spread]
+        spreads = [spread(figures) for figures in each]
+        medians = [median for _, median, _ in spreads]
         print(f"  {line}: {verdict(question.sizes, medians)}, last / first {medians[-1] / medians[0]:.2f}")
-        for size, (low, median, high) in zip(question.sizes, spread, strict=True):
+        for size, (low, median, high) in zip(question.sizes, spreads, strict=True):
             print(f"  {size:>12,}{median:10.2f}  ({low:.2f} to {high:.2f})", flush=True)
 
 
@@ -316,7 +305,7 @@ def plot(results: list[tuple[Question, Costs]], file: str, caption: str) -> None
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
     for axis, (question, costs) in zip(axes.flat, results, strict=True):
         for line, each in costs.items():
-            lows, medians, highs = zip(*quartiles(each), strict=True)
+            lows, medians, highs = zip(*map(spread, each), strict=True)
             label = f"{line}: {verdict(question.sizes, medians)}"
             axis.plot(question.sizes, medians, marker="o", color=COLOURS[line], label=label)
             axis.fill_between(question.sizes, lows, highs, color=COLOURS[line], alpha=0.2)

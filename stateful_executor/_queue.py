@@ -260,9 +260,7 @@ class TaskQueue:
 
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the queue; refuse when there will be none."""
-        # Before the look at `refusal`: that may come while this finds no worker, and may start none.
-        if not self._wake_idle() and self.can_grow:
-            self._grow()
+        self.wake()  # before the look at `refusal`: that may come while this finds no worker, and may start none
         if self.refusal is not None and task._withdraw():
             # Not begun, and nobody may be left to begin it: a worker looks at `tasks` once more after `refusal`.
             raise self.refusal()
@@ -538,10 +536,13 @@ class TaskQueue:
 
     def sweep_if_due(self) -> None:
         """After `leave_entry`."""
-        tasks, front = self.tasks, self.front
-        entries = len(tasks) if front is tasks else len(tasks) + len(front)
-        if len(self.gone) > GONE_UNSWEPT + entries // 2:  # so that a sweep costs each of those gone a constant
+        if len(self.gone) > GONE_UNSWEPT + self._entries() // 2:  # so that a sweep costs each of those gone a constant
             self._sweep()
+
+    def _entries(self) -> int:
+        """How many stand in the deques, those that have gone, too."""
+        tasks, front = self.tasks, self.front
+        return len(front) if front is tasks else len(front) + len(tasks)
 
     def free_place(self, task: Future[Any]) -> None:
         """Give back the place that `task` may hold. Called again after Ctrl-C."""
@@ -728,9 +729,7 @@ class TaskQueue:
         if self.max_backlog is not None and self.places is not None:
             ahead = self.max_backlog - self.unminted - len(self.places)
         else:
-            ahead = len(self.front) - len(self.gone)
-            if self.front is not self.tasks:
-                ahead += len(self.tasks)
+            ahead = self._entries() - len(self.gone)
         self.peak = max(self.peak, ahead)
 
     def stats(self) -> PoolStats:
