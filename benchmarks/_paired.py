@@ -26,6 +26,10 @@ def noop_with(state: object) -> None:
     pass
 
 
+def noop_with_two(state: object, item: object) -> None:
+    pass
+
+
 def burst(
     submit: Submit, fn: Callable[..., object], tasks: int, result: Callable[[Any], object] = methodcaller("result")
 ) -> None:

@@ -74,9 +74,11 @@ def of(*names: str) -> dict[str, Make]:
     return {name: VARIANTS[name] for name in names}
 
 
+EACH = {name: make for name, make in VARIANTS.items() if name != "scope and backlog"}
+
+
 def burst(plan: Plan) -> Iterator[Race]:
     """Submit them all, then take each result."""
-    variants = {name: make for name, make in VARIANTS.items() if name != "scope and backlog"}
     bars: Bars = {
         PLAIN: (Bar(8), Bar(1 / 3, against=(PLAIN, FLOOR))),
         "state": (Bar(6),),
@@ -89,7 +91,7 @@ def burst(plan: Plan) -> Iterator[Race]:
         yield Race(
             "burst",
             f"no-op burst, {workers_of(workers)}",
-            entries("burst", measured, plan.tasks, variants, bars, workers),
+            entries("burst", measured, plan.tasks, EACH, bars, workers),
         )
     yield Race("burst", "no-op burst, 64 workers against 4", list(_crowded(plan.tasks)))
 
@@ -108,7 +110,6 @@ def _crowded(tasks: int) -> Iterator[Entry]:
 
 def round_trip(plan: Plan) -> Iterator[Race]:
     """Submit one and wait for it before the next."""
-    variants = of(PLAIN, "state", ALL_THREE)
     for pinned in (True, False) if PINNED else (False,):
         for workers in (1, 4):
             measured = timed(workers, lambda adapter, tasks: adapter.round_trips(tasks))
@@ -119,7 +120,7 @@ def round_trip(plan: Plan) -> Iterator[Race]:
                     "round-trip",
                     on_one_core(measured) if pinned else measured,
                     plan.tasks // 5,
-                    variants,
+                    EACH,
                     {PLAIN: (Bar(1 / 0.85),)} if pinned else {},
                     workers,
                 ),
@@ -144,8 +145,7 @@ def on_one_core(measured: Measured) -> Measured:
 def producers(plan: Plan) -> Iterator[Race]:
     """Threads that submit and take the results of what they have submitted."""
     measured = timed(4, _produced)
-    variants = of(PLAIN, "state", "backlog", "scope", ALL_THREE)
-    yield Race("producers", "4 submitting threads, 4 workers", entries("producers", measured, plan.tasks, variants))
+    yield Race("producers", "4 submitting threads, 4 workers", entries("producers", measured, plan.tasks, EACH))
 
 
 def _produced(adapter: Adapter, tasks: int) -> None:
@@ -159,7 +159,7 @@ def _produced(adapter: Adapter, tasks: int) -> None:
 def fan_out(plan: Plan) -> Iterator[Race]:
     measured = timed(4, lambda adapter, tasks: adapter.fan_out(tasks))
     title = "fan-out: tasks that submit 100 tasks each, 4 workers"
-    yield Race("fan-out", title, entries("fan-out", measured, plan.tasks, of(PLAIN, "state", "scope")))
+    yield Race("fan-out", title, entries("fan-out", measured, plan.tasks, EACH))
 
 
 def mapped(plan: Plan) -> Iterator[Race]:
@@ -168,7 +168,7 @@ def mapped(plan: Plan) -> Iterator[Race]:
         measured = timed(4, partial(_mapped, chunksize))
         title = f"map over {items:,} items, {'no chunks' if chunksize == 1 else f'chunks of {chunksize}'}, 4 workers"
         bars = {PLAIN: (Bar(1, against=(PLAIN, "mp.pool")),)} if chunksize > 1 else {}
-        yield Race("map", title, entries("map", measured, items, of(PLAIN), bars))
+        yield Race("map", title, entries("map", measured, items, EACH, bars))
 
 
 def _mapped(chunksize: int, adapter: Adapter, tasks: int) -> None:
@@ -212,18 +212,17 @@ def _in_child(work: str, make: Make, number: int) -> Figures:
 
 def memory(plan: Plan) -> Iterator[Race]:
     """Bytes that a queued task takes, with its future and what the pool keeps for it."""
-    variants = of(PLAIN, "state", "backlog", "scope", ALL_THREE)
-    bars = dict.fromkeys(variants, (Bar(5, BYTES),))
+    bars = dict.fromkeys((PLAIN, "state", "backlog", "scope", ALL_THREE), (Bar(5, BYTES),))  # a context is the user's
     tasks = min(plan.tasks, MAX_BACKLOG - 10)
     for args in ("no", "two"):
         title = f"bytes of a queued task, {args} arguments, each in a process of its own"
         measured = partial(_in_child, f"{args} arguments")
-        yield Race("memory", title, entries("memory", measured, tasks, variants, bars), effort=0.4, rehearsed=False)
+        yield Race("memory", title, entries("memory", measured, tasks, EACH, bars), effort=0.4, rehearsed=False)
 
 
 def start(plan: Plan) -> Iterator[Race]:
     title = "a pool of 4 workers that runs one task, from its making to its end"
-    yield Race("start", title, entries("start", lambda make, _: _lives(make), 1, of(PLAIN, "state")))
+    yield Race("start", title, entries("start", lambda make, _: _lives(make), 1, EACH))
     modules = entries("import", lambda make, _: import_seconds(getattr(make, "module", Ours.module)), 1, of(PLAIN))
     yield Race("start", "import, each in a process of its own", modules)
 
@@ -243,14 +242,13 @@ def crowd(plan: Plan) -> Iterator[Race]:
     if HAS_PEAK:
         title = f"{plan.crowd:,} workers, all asleep in a task at once, in a process of their own"
         measured = partial(_in_child, "crowd")
-        found = entries("crowd", lambda make, _: measured(make, plan.crowd), 1, of(PLAIN, "state"))
+        found = entries("crowd", lambda make, _: measured(make, plan.crowd), 1, EACH)
         yield Race("crowd", title, found, effort=0.4, rehearsed=False)
 
 
 def latency(plan: Plan) -> Iterator[Race]:
     """From submit to begin, of tasks that sleep for a millisecond and come at their own rate."""
     each = task_seconds(4)
-    variants = of(PLAIN, "state", "backlog", "scope", ALL_THREE)
     for load in (0.5, 0.9):
         rate = load * 4 / each
         found = [
@@ -258,7 +256,7 @@ def latency(plan: Plan) -> Iterator[Race]:
             for name, who, make, bars in [
                 (PLAIN, FLOOR, Floor, ()),
                 (PLAIN, STDLIB, Stdlib, ()),
-                *((name, OURS, make, (Bar(1, P99, noisy=True),)) for name, make in variants.items()),
+                *((name, OURS, make, (Bar(1, P99, noisy=True),)) for name, make in EACH.items()),
             ]
         ]
         title = f"submit to begin, tasks of 1 ms, {load:.0%} load ({rate:,.0f} a second), 4 workers"

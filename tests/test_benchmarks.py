@@ -36,13 +36,13 @@ def altered(change: str, *args: str) -> subprocess.CompletedProcess[str]:
     [
         ("burst", {f"no-op burst, {count}": 7 for count in ("1 worker", "4 workers", "16 workers", "64 workers")}),
         ("options", {"our other options, no-op burst, 4 workers": 6}),
-        ("producers", {"4 submitting threads, 4 workers": 5}),
-        ("fan-out", {"fan-out: tasks that submit 100 tasks each, 4 workers": 3}),
-        ("map", {"map over 80 items, no chunks, 4 workers": 1, "map over 400 items, chunks of 100, 4 workers": 1}),
+        ("producers", {"4 submitting threads, 4 workers": 7}),
+        ("fan-out", {"fan-out: tasks that submit 100 tasks each, 4 workers": 7}),
+        ("map", {"map over 80 items, no chunks, 4 workers": 7, "map over 400 items, chunks of 100, 4 workers": 7}),
         (
             "memory",
             {
-                f"bytes of a queued task, {number} arguments, each in a process of its own": 5
+                f"bytes of a queued task, {number} arguments, each in a process of its own": 7
                 for number in ("no", "two")
             },
         ),
