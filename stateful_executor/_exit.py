@@ -23,7 +23,7 @@ _forget = _queues.pop
 _exiting = False
 
 # A subinterpreter is sent no signals, and the process aborts when one ends that has a thread which `threading` does not
-# know. Python 3.11 can't tell; there a subinterpreter does not outlive even the standard library's executor.
+# know. Python 3.11 can't tell, and aborts for one that it knows, too: there pools are for the main interpreter only.
 in_subinterpreter: bool = not getattr(_thread, "_is_main_interpreter", lambda: True)()
 
 # What threads for the timeouts of scopes sleep on in a subinterpreter, an ordered set. Guarded by its own lock.
