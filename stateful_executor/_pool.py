@@ -51,8 +51,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
     A pool that nobody refers to any more ends its workers; one that its own states or `initargs` refer to can't be
     collected, so shut it down. After `os.fork()` the child can't use a pool of the parent's: it raises
     `BrokenThreadPool`, and leaves the parent's states alone. A process that ends without an exit, by `os._exit`,
-    `os.exec*` or a signal without a handler (SIGTERM, say), tears down nothing. From Python 3.12 on a subinterpreter has
-    pools of its own, and ends them as it ends; 3.11 aborts when one ends that has a thread left, be it of any executor.
+    `os.exec*` or a signal without a handler (SIGTERM, say), tears down nothing. From Python 3.12 on a subinterpreter
+    has pools of its own, and ends them as it ends; 3.11 aborts when one ends that has a thread left, of any executor.
 
     Parameters:
         max_workers: The most threads there will be; `min(32, cpus + 4)` by default. They start on demand, idle ones
