@@ -12,6 +12,11 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
 `idle`
     the workers that sleep, or are about to, the last one warmest. Whoever takes a worker out releases its lock, at
     once; nobody else does. Guarded by the dict's own lock.
+`woken`
+    not empty while a worker that slept, and was woken for a task, has not looked at the tasks yet. Saves submits from
+    waking sixty-four workers for what the first does before the second has the GIL: each wakes the next one, if there
+    is more than it takes itself. Nobody relies on a worker that was only about to sleep, and may have a destructor of
+    the user's to run before, nor on any when more could be started. Guarded by its own lock.
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
 `unheard`
@@ -28,9 +33,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     guarded by their own locks. `gone` may be wrong by those who are just at it, and too short after a sweep
     (`counts.swept`); nothing but a figure, and when to sweep, depends on it.
 
-Looks without a lock (`idle`, `unheard`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker has locked
-what the other side locks as well, as told below; the first look of `put` at `refusal`, and those that only save a call,
-may be late, and are made good by the second.
+Looks without a lock (`idle`, `woken`, `unheard`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker
+has locked what the other side locks as well, as told below; the first look of `put` at `refusal`, and those that only
+save a call, may be late, and are made good by the second.
 
 The waits, and who wakes them:
 
@@ -48,12 +53,13 @@ an idle worker (`Worker._sleep_idle`)
 
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all that
 the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread locks
-`tasks` (by appending), then looks at `idle`. In whatever order the two lock `tasks`, one of them sees the other. It is
-the same with a blocked `submit` (enters `submitters`, or leaves it, enters `unheard`, locks `places`) and a
-beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`), and with the
-end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker that retires
-sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a task finds that
-worker, or starts another one.
+`tasks` (by appending), then looks at `idle` and `woken`. In whatever order the two lock `tasks`, one of them sees the
+other. A worker that was woken clears `woken`, then locks `tasks` and looks: it sees the task, or its submit that nobody
+is on the way. It is the same with a blocked `submit` (enters `submitters`, or leaves it, enters `unheard`, locks
+`places`) and a beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`),
+and with the end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker
+that retires sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a
+task finds that worker, or starts another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -126,10 +132,10 @@ class TaskQueue:
         self.broom: list[None] = [None]  # taken out by who sweeps them away
 
         self.idle: dict[Worker, None] = {}
+        self.woken: dict[None, None] = {}  # with one key at most
         self.workers: dict[Worker, None] = {}
         self.retired: dict[Worker, None] = {}  # whose threads may not have ended yet
         self.vacant: list[int] = []  # indices of workers that have left, a heap
-        self.fresh: count[int] = count()
         self.can_grow: bool = True
         self.proven = False  # the pool's own initializer has succeeded once
         self.breakage: Callable[[], Exception] | None = None  # it failed before that
@@ -204,7 +210,7 @@ class TaskQueue:
             if tasks is not self.tasks:
                 self._put_again(task)
             self.grown = True
-            if self.idle or self.can_grow or self.refusal is not None:
+            if (self.idle and not self.woken) or self.can_grow or self.refusal is not None:
                 self._attend(task)
             if scope is not None and scope._helps:
                 scope._wake_helper()
@@ -275,15 +281,24 @@ class TaskQueue:
         try:
             # A loop's next item comes without a look at signals, while Ctrl-C could come right after a call of popitem.
             for worker, _ in iter(self.idle.popitem, None):
+                if worker.asleep:
+                    self.woken[None] = None
                 try:
                     worker.release()  # one step with the pop
                 except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
+                    self.woken = {}  # who is on the way may be another one: then a submit wakes one too many
                     self.idle[worker] = None
                     raise
                 return True
         except KeyError:  # there is none
             pass
         return False
+
+    def arrived(self) -> None:
+        """A worker is awake that slept, and about to take a task. For more than one it wakes another, see `woken`."""
+        self.woken.clear()  # before the look
+        if self.has_tasks() and self._entries() > 1:
+            self._wake_idle()
 
     def _wake_all(self) -> None:
         for worker in self.idle.copy():
@@ -336,7 +351,8 @@ class TaskQueue:
                     del self.workers[worker]
                     self.can_grow = False
                     return
-                worker.take_index(heappop(self.vacant) if self.vacant else next(self.fresh))
+                self.can_grow = len(self.workers) < self.max_workers
+                worker.take_index(heappop(self.vacant) if self.vacant else next(self.counts.fresh))
             worker.start()
         except BaseException as exc:
             if worker is not None:

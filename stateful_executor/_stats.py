@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from itertools import count
 
 from ._waiter import locked
 
@@ -122,12 +123,13 @@ class Tally:
 
 
 class PoolCounts:
-    """What is counted elsewhere than in a worker. `past` and `seconds_blocked` are guarded by the queue's lock."""
+    """What is counted elsewhere than in a worker. `past`, `fresh` and `seconds_blocked` are under the queue's lock."""
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed", "past", "seconds_blocked", "swept")
+    __slots__ = ("_seen", "cancelled", "completed", "failed", "fresh", "past", "seconds_blocked", "swept")
 
     def __init__(self) -> None:
         self.past: Counts = Counts()  # by workers that have retired
+        self.fresh: count[int] = count()  # indices that no worker has had
         self.cancelled: Tally = Tally()
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("concurrent.futures")
 
+# Without it those that are woken run at once, and each may have destructors to run first, of objects that it made.
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
 _with_traceback = BaseException.with_traceback  # whatever the class of an error makes of it
 
 
@@ -80,8 +83,9 @@ class Worker:
     """One thread of the pool, and what it owns. Strictly private.
 
     Only its own thread touches `tearing`, `announced`, `extras`, `inline` and `floors`, and writes `slots`, `waiter`,
-    `dead`, `ended`, `fn`, `inside`, `completed` and what is in `counts`, which others read. `inbox` and `broadcasts`
-    are guarded by their own locks (see `ask`), `born` likewise: whoever takes its item decides whether the thread
+    `dead`, `ended`, `fn`, `inside`, `completed`, `asleep` and what is in `counts`, which others read; `asleep` is false
+    whenever it enters `queue.idle`, and who took it out of that may miss that it is true. `inbox` and `broadcasts` are
+    guarded by their own locks (see `ask`), `born` likewise: whoever takes its item decides whether the thread
     becomes a worker. `leaving` and `index` are guarded by the queue's lock, which who adds to `broadcasts` holds.
     `watchers` is guarded by its own lock: who waits enters, then looks at `ended`; the worker writes that, then locks
     `watchers`. `disowned` is written before `ended`, by who took the item of `born`. SIGINT is for the main thread:
@@ -113,6 +117,7 @@ class Worker:
         self.leaving: bool = False  # takes no more of them
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
         self.announced: bool = False  # in `queue.idle` while still finishing a task
+        self.asleep: bool = False  # others may rely on it as soon as it is woken, see `TaskQueue.woken`
         self.slots: dict[Binding, Slot] = {}  # in the order made
         self.tearing: dict[Binding, list[Request]] = {}  # teardowns under way, and who asked for them meanwhile
         self.extras: bool = False  # a slot may have states for deeper levels of nesting
@@ -579,12 +584,19 @@ class Worker:
 
     def _sleep_idle(self) -> bool:
         """Sleep until somebody takes this worker out of `idle`; False when nobody does for `idle_timeout` seconds."""
-        timeout = self.queue.idle_timeout
+        queue = self.queue
+        timeout = queue.idle_timeout
+        self.asleep = HAS_GIL
         if timeout is None:
             self._sleep()
-        elif not self._sleep(timeout=timeout) and self._retract():
+        # A submit that saw this worker idle, and another one on its way, may have left its task to the two of them.
+        elif not self._sleep(timeout=timeout) and self._retract() and not queue.has_tasks():
+            self.asleep = False
             return False
-        self.queue.look_at_peak()
+        if self.asleep:
+            self.asleep = False
+            queue.arrived()
+        queue.look_at_peak()
         return True
 
     def _retract(self) -> bool:

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
 from typing import Any
 
@@ -22,7 +22,7 @@ import pytest
 from stateful_executor import StatefulThreadPoolExecutor
 from stateful_executor._queue import TaskQueue
 from stateful_executor._waiter import descend, headroom, here
-from stateful_executor._worker import Request, Worker
+from stateful_executor._worker import HAS_GIL, Request, Worker
 
 
 class Stage(deque[Any]):
@@ -398,6 +398,156 @@ def test_request_against_wake() -> None:
         assert ran.wait(5)
         future.result(5)
     assert len(asked) == 1
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="without a GIL each submit wakes a worker")
+class TestOnTheWay:
+    """A submit wakes nobody while a worker that was woken has not looked at the tasks yet: that one wakes the next."""
+
+    @staticmethod
+    def all_asleep(pool: StatefulThreadPoolExecutor[Any]) -> TaskQueue:
+        queue = pool._queue
+        everyone = threading.Barrier(pool._max_workers)
+        wait([pool.submit(everyone.wait) for _ in range(pool._max_workers)])
+        while not all(worker in queue.idle and worker.asleep for worker in queue.workers):
+            time.sleep(0)
+        return queue
+
+    @pytest.fixture
+    def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """The first worker that is woken goes on when this is set."""
+        arrived, go_on, first = TaskQueue.arrived, threading.Event(), [None]
+
+        def arrive(queue: TaskQueue) -> None:
+            if self.stages and first:
+                first.clear()
+                go_on.wait(20)
+            arrived(queue)
+
+        self.stages = False
+        monkeypatch.setattr(TaskQueue, "arrived", arrive)
+        yield go_on
+        go_on.set()
+
+    def test_each_wakes_the_next(self, held: threading.Event) -> None:
+        """Tasks that wait for each other are all begun, though the submits woke one worker."""
+        with StatefulThreadPoolExecutor(5) as pool:
+            queue = self.all_asleep(pool)
+            self.stages = True
+            everyone = threading.Barrier(5)
+            futures = [pool.submit(everyone.wait, 5) for _ in range(5)]
+            assert len(queue.idle) == 4
+            held.set()
+            assert sorted(future.result(5) for future in futures) == [0, 1, 2, 3, 4]
+            assert not queue.woken
+
+    @pytest.mark.parametrize("moment", ["before clear", "after clear", "after the look"])
+    def test_submit_against_arrival(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A task comes while the worker that was woken for another one looks for more: somebody is woken for it."""
+
+        class Woken(dict[None, None]):
+            def clear(self) -> None:
+                hook("before clear")
+                super().clear()
+                hook("after clear")
+
+        def entries(queue: TaskQueue) -> int:
+            number = counted(queue)
+            hook("after the look")
+            return number
+
+        def hook(now: str) -> None:
+            if now == moment and todo:
+                todo.pop()()
+
+        counted = TaskQueue._entries
+        futures, todo = [], []
+        both = threading.Barrier(2)
+        with StatefulThreadPoolExecutor(2) as pool:
+            queue = self.all_asleep(pool)
+            monkeypatch.setattr(TaskQueue, "_entries", entries)
+            queue.woken = Woken()
+            todo.append(in_thread(lambda: futures.append(pool.submit(both.wait, 5))))
+            futures.append(pool.submit(both.wait, 5))
+            assert futures[0].result(5) + futures[-1].result(5) == 1
+            assert len(futures) == 2
+            assert not queue.woken
+
+    def test_shutdown_on_the_way(self, held: threading.Event) -> None:
+        """The pool is shut down meanwhile: what was accepted is run, by those whom that wakes."""
+        with StatefulThreadPoolExecutor(3) as pool:
+            self.all_asleep(pool)
+            self.stages = True
+            both = threading.Barrier(2)
+            futures = [pool.submit(both.wait, 5) for _ in range(2)]
+            pool.shutdown(wait=False)
+            assert sorted(future.result(5) for future in futures) == [0, 1]
+            held.set()
+
+    def test_retirement_on_the_way(self, held: threading.Event) -> None:
+        """A worker whose time is up just after a submit has seen it idle: it stays, for the tasks that there are."""
+        torn_down: list[object] = []
+        time_is_up = threading.Event()
+        with StatefulThreadPoolExecutor(2, initializer=list, finalizer=torn_down.append, idle_timeout=1000) as pool:
+            queue = self.all_asleep(pool)
+            woken, retiring = queue.workers
+            true_sleep = retiring._sleep
+
+            def sleep(timeout: float | None = None) -> bool:
+                return time_is_up.wait(5) is None if timeout else true_sleep()
+
+            retiring._sleep = sleep
+            for worker in retiring, woken:  # sleep anew: one in there, the other as the first to be woken
+                worker.rouse()
+                while not (worker in queue.idle and worker.asleep):
+                    time.sleep(0)
+            self.stages = True
+            futures = [pool.submit(int) for _ in range(2)]
+            assert list(queue.idle) == [retiring]
+            time_is_up.set()
+            assert [future.result(5) for future in futures] == [0, 0]
+            assert not torn_down
+            retiring._sleep = true_sleep
+            held.set()
+
+    def test_destructor_before_the_sleep(self) -> None:
+        """A worker that is woken before it slept, and has a user's destructor to run first, holds up no other."""
+
+        class Slow:
+            def __del__(self) -> None:
+                inside.set()
+                go_on.wait(10)
+
+        inside, go_on = threading.Event(), threading.Event()
+        with StatefulThreadPoolExecutor(3) as pool:
+            queue = self.all_asleep(pool)
+            pool.submit(Slow)
+            assert inside.wait(5)
+            assert [worker.asleep for worker in queue.idle] == [True, True, False]
+            both = threading.Barrier(2)
+            futures = [pool.submit(both.wait, 5) for _ in range(2)]
+            assert sorted(future.result(5) for future in futures) == [0, 1]
+            go_on.set()
+
+    def test_no_stack_to_wake_it(self) -> None:
+        """Nobody relies on a worker that could not be woken."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            queue = self.all_asleep(pool)
+            last = list(queue.idle)[-1]
+            release = last.release
+
+            def fail() -> None:
+                last.release = release
+                queue.tasks.clear()  # a busy worker may take the entry, and then nobody looks for the task any more
+                raise RecursionError
+
+            last.release = fail
+            with pytest.raises(RecursionError):
+                pool.submit(int)
+            assert not queue.woken
+            both = threading.Barrier(2)
+            futures = [pool.submit(both.wait, 5) for _ in range(2)]
+            assert sorted(future.result(5) for future in futures) == [0, 1]
 
 
 class TestFinalizersInASlot:
