@@ -271,7 +271,7 @@ def _in_window(where: str) -> bool:
 def check(run: Run, where: str) -> None:
     """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
     if run.scope is not None and _in_window(where):
-        # Else the thread for its timeout sleeps on. It may not have begun; the next run would count it as one of its own.
+        # Else the thread for its timeout sleeps on; if it has not begun yet, the next run would count it as its own.
         run.scope._end_alarm()
     elif run.scope is not None:
         assert not run.scope._pending, "a task of the scope is left"
