@@ -493,10 +493,11 @@ class TestOnTheWay:
             woken, retiring = queue.workers
             true_sleep = retiring._sleep
 
-            def sleep(timeout: float | None = None) -> bool:
-                return time_is_up.wait(5) is None if timeout else true_sleep()
+            def sleep_once(timeout: float) -> bool:
+                retiring._sleep = true_sleep
+                return time_is_up.wait(5) is None  # in vain
 
-            retiring._sleep = sleep
+            retiring._sleep = sleep_once
             for worker in retiring, woken:  # sleep anew: one in there, the other as the first to be woken
                 worker.rouse()
                 while not (worker in queue.idle and worker.asleep):
@@ -507,7 +508,6 @@ class TestOnTheWay:
             time_is_up.set()
             assert [future.result(5) for future in futures] == [0, 0]
             assert not torn_down
-            retiring._sleep = true_sleep
             held.set()
 
     def test_destructor_before_the_sleep(self) -> None:
