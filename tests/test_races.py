@@ -518,10 +518,11 @@ class TestOnTheWay:
                 inside.set()
                 go_on.wait(10)
 
-        inside, go_on = threading.Event(), threading.Event()
+        dropped, inside, go_on = (threading.Event() for _ in range(3))
         with StatefulThreadPoolExecutor(3) as pool:
             queue = self.all_asleep(pool)
-            pool.submit(Slow)
+            pool.submit(lambda: Slow() if dropped.wait(5) else None)
+            dropped.set()  # the future, so that the worker drops the result
             assert inside.wait(5)
             assert [worker.asleep for worker in queue.idle] == [True, True, False]
             both = threading.Barrier(2)
