@@ -14,7 +14,7 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     once; nobody else does. Guarded by the dict's own lock.
 `woken`
     not empty while a worker that slept, and was woken for a task, has not looked at the tasks yet. Saves submits from
-    waking sixty-four workers for what the first does before the second has the GIL: each wakes the next one, if there
+    waking sixty-four workers for what the first does before the second has the GIL: that wakes the next one, if there
     is more than it takes itself. Nobody relies on a worker that was only about to sleep, and may have a destructor of
     the user's to run before, nor on any when more could be started. Guarded by its own lock.
 `places`, `submitters`
@@ -295,10 +295,14 @@ class TaskQueue:
         return False
 
     def arrived(self) -> None:
-        """A worker is awake that slept, and about to take a task. For more than one it wakes another, see `woken`."""
+        """A worker is awake that slept, and about to take a task: see to it that somebody comes for the others.
+
+        One that was not asleep yet sees to none but its own.
+        """
         self.woken.clear()  # before the look
-        if self.has_tasks() and self._entries() > 1:
-            self._wake_idle()
+        others = self._entries() - 1 if self.has_tasks() else 0
+        while others > 0 and not self.woken and self._wake_idle():
+            others -= 1
 
     def _wake_all(self) -> None:
         for worker in self.idle.copy():
@@ -351,7 +355,6 @@ class TaskQueue:
                     del self.workers[worker]
                     self.can_grow = False
                     return
-                self.can_grow = len(self.workers) < self.max_workers
                 worker.take_index(heappop(self.vacant) if self.vacant else next(self.counts.fresh))
             worker.start()
         except BaseException as exc:

@@ -407,8 +407,11 @@ class TestOnTheWay:
     @staticmethod
     def all_asleep(pool: StatefulThreadPoolExecutor[Any]) -> TaskQueue:
         queue = pool._queue
-        everyone = threading.Barrier(pool._max_workers)
-        wait([pool.submit(everyone.wait) for _ in range(pool._max_workers)])
+        everyone = threading.Barrier(pool._max_workers + 1)
+        futures = [pool.submit(everyone.wait) for _ in range(pool._max_workers)]
+        futures.append(pool.submit(int))  # finds that there can be no more workers
+        everyone.wait()
+        wait(futures)
         while not all(worker in queue.idle and worker.asleep for worker in queue.workers):
             time.sleep(0)
         return queue
@@ -440,6 +443,19 @@ class TestOnTheWay:
             held.set()
             assert sorted(future.result(5) for future in futures) == [0, 1, 2, 3, 4]
             assert not queue.woken
+
+    def test_each_wakes_one_to_rely_on(self, held: threading.Event) -> None:
+        """Those that seemed to be only about to sleep do not wake the next: who woke them goes on to one that does."""
+        with StatefulThreadPoolExecutor(6) as pool:
+            queue = self.all_asleep(pool)
+            for worker in list(queue.idle)[1:5]:  # the last one is woken by the submit, the first one comes last
+                worker.asleep = False
+            self.stages = True
+            everyone = threading.Barrier(6)
+            futures = [pool.submit(everyone.wait, 5) for _ in range(6)]
+            assert len(queue.idle) == 5
+            held.set()
+            assert sorted(future.result(5) for future in futures) == [0, 1, 2, 3, 4, 5]
 
     @pytest.mark.parametrize("moment", ["before clear", "after clear", "after the look"])
     def test_submit_against_arrival(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
