@@ -13,10 +13,13 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     the workers that sleep, or are about to, the last one warmest. Whoever takes a worker out releases its lock, at
     once; nobody else does. Guarded by the dict's own lock.
 `woken`
-    not empty while a worker that slept, and was woken for a task, has not looked at the tasks yet. Saves submits from
-    waking sixty-four workers for what the first does before the second has the GIL: that wakes the next one, if there
-    is more than it takes itself. Nobody relies on a worker that was only about to sleep, and may have a destructor of
-    the user's to run before, nor on any when more could be started. Guarded by its own lock.
+    true while a worker that slept, and was woken for a task, has not looked at the tasks yet: then a submit may leave
+    its task to that one, which wakes two more if there are more tasks than its own. Else a burst wakes sixty-four
+    workers for what the first does before the second has the GIL. Only if wakes have been futile of late (a chain of
+    workers that wait for the GIL one after the other is slower where each has something to do), all workers there may
+    be have been started, and there is a GIL. A worker that was woken before it slept may have a user's destructor to
+    run first, and is not relied on; but a collection may start in any, and then those tasks are late by its finalizers.
+    Who clears it looks at the tasks after that.
 `places`, `submitters`
     free places in a bounded backlog, and who waits for one. Guarded by their own locks.
 `unheard`
@@ -33,9 +36,9 @@ happens for every task is done in atomic steps on lists, deques and dicts, each 
     guarded by their own locks. `gone` may be wrong by those who are just at it, and too short after a sweep
     (`counts.swept`); nothing but a figure, and when to sweep, depends on it.
 
-Looks without a lock (`idle`, `woken`, `unheard`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker
-has locked what the other side locks as well, as told below; the first look of `put` at `refusal`, and those that only
-save a call, may be late, and are made good by the second.
+Looks without a lock (`idle`, `unheard`, `submitters`, `places`, `can_grow`, `refusal`) come after the looker has locked
+what the other side locks as well, as told below; the first look of `put` at `refusal`, and those that only save a call,
+may be late, and are made good by the second.
 
 The waits, and who wakes them:
 
@@ -54,12 +57,12 @@ an idle worker (`Worker._sleep_idle`)
 A sleeper is never missed, since of two threads that lock the same object one after the other, the second sees all that
 the first had done before. To sleep, a worker enters `idle`, then locks `tasks` and looks. To submit, a thread locks
 `tasks` (by appending), then looks at `idle` and `woken`. In whatever order the two lock `tasks`, one of them sees the
-other. A worker that was woken clears `woken`, then locks `tasks` and looks: it sees the task, or its submit that nobody
-is on the way. It is the same with a blocked `submit` (enters `submitters`, or leaves it, enters `unheard`, locks
-`places`) and a beginning task (locks `places` by appending, looks at `unheard`, clears it, then looks at `submitters`),
-and with the end of the pool (sets `refusal`, locks `idle`) and a worker (locks `idle`, looks at `refusal`). A worker
-that retires sets `can_grow`, then locks `tasks` and looks; who submits looks at `can_grow` after it has appended: a
-task finds that worker, or starts another one.
+other. A worker that is relied on clears `woken`, then looks: it sees the task, or its submit that nobody is on the way
+(there is a GIL where anybody is relied on, so neither needs a lock for that). It is the same with a blocked `submit`
+(enters `submitters`, or leaves it, enters `unheard`, locks `places`) and a beginning task (locks `places` by appending,
+looks at `unheard`, clears it, then looks at `submitters`), and with the end of the pool (sets `refusal`, locks `idle`)
+and a worker (locks `idle`, looks at `refusal`). A worker that retires sets `can_grow`, then locks `tasks` and looks;
+who submits looks at `can_grow` after it has appended: a task finds that worker, or starts another one.
 
 Ctrl-C is raised in the main thread after calls, at function entries and at backward jumps. No such point lies inside
 the steps marked "one step" below, so each is done or not done.
@@ -100,6 +103,8 @@ AnyWaiter: TypeAlias = "Waiter | LoopWaiter"
 INLINE_LEVELS = 32  # tasks begun one inside another by submits of a worker to its own full pool
 PLACES_AT_ONCE = 1024  # a bound of a billion tasks costs no memory until they come
 GONE_UNSWEPT = 64
+FUTILE = 8  # wakes that it takes to notice that they are futile no more
+WOKEN_AT_ONCE = 2
 
 
 class TaskQueue:
@@ -132,7 +137,7 @@ class TaskQueue:
         self.broom: list[None] = [None]  # taken out by who sweeps them away
 
         self.idle: dict[Worker, None] = {}
-        self.woken: dict[None, None] = {}  # with one key at most
+        self.woken: bool = False
         self.workers: dict[Worker, None] = {}
         self.retired: dict[Worker, None] = {}  # whose threads may not have ended yet
         self.vacant: list[int] = []  # indices of workers that have left, a heap
@@ -281,12 +286,12 @@ class TaskQueue:
         try:
             # A loop's next item comes without a look at signals, while Ctrl-C could come right after a call of popitem.
             for worker, _ in iter(self.idle.popitem, None):
-                if worker.asleep:
-                    self.woken[None] = None
+                if worker.asleep and self.counts.futile:
+                    self.woken = worker.relied_on = True
                 try:
                     worker.release()  # one step with the pop
                 except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
-                    self.woken = {}  # who is on the way may be another one: then a submit wakes one too many
+                    self.woken = worker.relied_on = False  # another one on its way looks all the same
                     self.idle[worker] = None
                     raise
                 return True
@@ -294,15 +299,23 @@ class TaskQueue:
             pass
         return False
 
-    def arrived(self) -> None:
-        """A worker is awake that slept, and about to take a task: see to it that somebody comes for the others.
+    def arrived(self, worker: Worker) -> None:
+        """`worker` slept, is awake, and will take one task; if submits relied on it, see to it that others come, too.
 
-        One that was not asleep yet sees to none but its own.
+        One that was woken before it slept comes for one task only: so this goes on until there is one to rely on, and
+        one more, since with a chain of single ones the last of 32 tasks began twice as late.
         """
-        self.woken.clear()  # before the look
-        others = self._entries() - 1 if self.has_tasks() else 0
-        while others > 0 and not self.woken and self._wake_idle():
+        relied_on, worker.relied_on = worker.relied_on, False
+        if relied_on:
+            self.woken = False  # before the look
+        entries = self._entries()
+        counts = self.counts
+        useful = entries or worker.inbox or worker.broadcasts
+        counts.futile = max(counts.futile - 1, 0) if useful else min(counts.futile + 1, FUTILE)
+        others, more = entries - 1, WOKEN_AT_ONCE
+        while relied_on and others > 0 and more > 0 and self._wake_idle():
             others -= 1
+            more -= self.woken
 
     def _wake_all(self) -> None:
         for worker in self.idle.copy():
@@ -319,25 +332,30 @@ class TaskQueue:
             self._start_worker()
             return
         errors: list[BaseException] = []
+        abandoned: list[None] = []
         # A collection that starts in the middle of what this thread does with the lock may have led here.
         waiter = None if self.lock._is_owned() else Waiter()  # type: ignore[attr-defined]  # `Condition` uses it, too
         try:
-            start_new_thread(self._start_worker_for, (errors, waiter))
-        except Exception:
-            if not self._has_live_workers():
-                raise
-            return
-        if waiter is not None:
-            waiter.wait()
-            if errors:
-                raise errors.pop()
+            try:
+                start_new_thread(self._start_worker_for, (errors, abandoned, waiter))
+            except Exception:
+                if not self._has_live_workers():
+                    raise
+                return
+            if waiter is not None:
+                waiter.wait()
+        except BaseException:  # before the `kick` that follows, which starts one if this start has failed by then
+            abandoned += ONE
+            raise
+        if errors:
+            raise errors.pop()
 
-    def _start_worker_for(self, errors: list[BaseException], waiter: Waiter | None) -> None:
+    def _start_worker_for(self, errors: list[BaseException], abandoned: list[None], waiter: Waiter | None) -> None:
         """In a thread of its own."""
         try:
             self._start_worker()
         except BaseException as exc:
-            if waiter is not None:
+            if waiter is not None and not abandoned:
                 errors.append(exc)
             elif isinstance(exc, Exception):
                 self._give_up(exc)

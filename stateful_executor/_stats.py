@@ -125,11 +125,12 @@ class Tally:
 class PoolCounts:
     """What is counted elsewhere than in a worker. `past`, `fresh` and `seconds_blocked` are under the queue's lock."""
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed", "fresh", "past", "seconds_blocked", "swept")
+    __slots__ = ("_seen", "cancelled", "completed", "failed", "fresh", "futile", "past", "seconds_blocked", "swept")
 
     def __init__(self) -> None:
         self.past: Counts = Counts()  # by workers that have retired
         self.fresh: count[int] = count()  # indices that no worker has had
+        self.futile: int = 0  # wakes of late that found no task, less those that did; of two who write either may win
         self.cancelled: Tally = Tally()
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()

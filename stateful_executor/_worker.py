@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("concurrent.futures")
 
-# Without it those that are woken run at once, and each may have destructors to run first, of objects that it made.
+# Without it those that are woken run at once, and may have destructors to run first, of objects that they made: nobody
+# is relied on then, see `TaskQueue.woken`.
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 _with_traceback = BaseException.with_traceback  # whatever the class of an error makes of it
@@ -84,12 +85,12 @@ class Worker:
 
     Only its own thread touches `tearing`, `announced`, `extras`, `inline` and `floors`, and writes `slots`, `waiter`,
     `dead`, `ended`, `fn`, `inside`, `completed`, `asleep` and what is in `counts`, which others read; `asleep` is false
-    whenever it enters `queue.idle`, and who took it out of that may miss that it is true. `inbox` and `broadcasts` are
-    guarded by their own locks (see `ask`), `born` likewise: whoever takes its item decides whether the thread
-    becomes a worker. `leaving` and `index` are guarded by the queue's lock, which who adds to `broadcasts` holds.
-    `watchers` is guarded by its own lock: who waits enters, then looks at `ended`; the worker writes that, then locks
-    `watchers`. `disowned` is written before `ended`, by who took the item of `born`. SIGINT is for the main thread:
-    nothing here is interrupted.
+    when it enters `queue.idle`, and who takes it out may miss that it is true since. `relied_on` is written by who took
+    it out, before the release, and by itself after that. `inbox` and `broadcasts` are guarded by their own locks (see
+    `ask`), `born` likewise: whoever takes its item decides whether the thread becomes a worker. `leaving` and `index`
+    are guarded by the queue's lock, which who adds to `broadcasts` holds. `watchers` is guarded by its own lock: who
+    waits enters, then looks at `ended`; the worker writes that, then locks `watchers`. `disowned` is written before
+    `ended`, by who took the item of `born`. SIGINT is for the main thread: nothing here is interrupted.
 
     Who wakes a task of this worker that waits (`sleep`): what it waits for, and whoever asks something of the worker.
     A lock that was taken from `queue.idle` is released in the same step, so `_retract` waits for that only.
@@ -117,7 +118,8 @@ class Worker:
         self.leaving: bool = False  # takes no more of them
         self.waiter: Waiter | None = None  # what a task of this worker sleeps on
         self.announced: bool = False  # in `queue.idle` while still finishing a task
-        self.asleep: bool = False  # others may rely on it as soon as it is woken, see `TaskQueue.woken`
+        self.asleep: bool = False  # in `queue.idle`, with nothing to do before it sleeps
+        self.relied_on: bool = False  # on its way, see `TaskQueue.woken`
         self.slots: dict[Binding, Slot] = {}  # in the order made
         self.tearing: dict[Binding, list[Request]] = {}  # teardowns under way, and who asked for them meanwhile
         self.extras: bool = False  # a slot may have states for deeper levels of nesting
@@ -593,9 +595,8 @@ class Worker:
         elif not self._sleep(timeout=timeout) and self._retract() and not queue.has_tasks():
             self.asleep = False
             return False
-        if self.asleep:
-            self.asleep = False
-            queue.arrived()
+        self.asleep = False
+        queue.arrived(self)
         queue.look_at_peak()
         return True
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _stats
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _queue, _stats
 from stateful_executor._queue import TaskQueue
-from stateful_executor._waiter import Waiter
+from stateful_executor._waiter import Waiter, here
 from stateful_executor._worker import TearDown, Worker
 
 
@@ -52,6 +52,49 @@ def on_teardown_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Worker, "ask", ask)
 
 
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_start_that_is_interrupted_and_fails(fails_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while another thread starts the only worker, and that start fails: who relies on it is not left."""
+    entered, go_on, failed = (threading.Event() for _ in range(3))
+    true_start, true_leave = Worker.start, TaskQueue.leave
+
+    def start(_: Worker) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        raise RuntimeError("can't start new thread")
+
+    def leave(queue: TaskQueue, worker: Worker) -> None:
+        true_leave(queue, worker)
+        failed.set()
+
+    class InterruptedWaiter(Waiter):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert entered.wait(10)
+            if fails_first:
+                go_on.set()
+                assert failed.wait(10)
+            monkeypatch.setattr(Worker, "start", true_start)
+            raise KeyboardInterrupt
+
+    pool = StatefulThreadPoolExecutor(1)
+    with monkeypatch.context() as patch:
+        monkeypatch.setattr(Worker, "start", start)
+        patch.setattr(TaskQueue, "leave", leave)
+        patch.setattr(_queue, "Waiter", InterruptedWaiter)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(int)
+    other: list[Any] = []
+    in_thread(lambda: other.append(pool.submit(int)))
+    go_on.set()
+    try:
+        assert other[0].result(5) == 0  # by a worker that was started for it
+    except RuntimeError as error:
+        assert "has no worker for this task" in str(error)
+        assert not fails_first
+    assert pool.submit(int).result(5) == 0
+    pool.shutdown()
+
+
 class TestRetirement:
     """A worker leaves after `idle_timeout`, and something comes meanwhile."""
 
@@ -72,6 +115,24 @@ class TestRetirement:
             pass
         assert futures[0].result(5) == 0
         pool.shutdown(timeout=5)
+
+    def test_task_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker stays for it, and when it is idle again it does not seem to be asleep before it is."""
+        futures = []
+
+        def meanwhile(queue: TaskQueue, _: Worker) -> None:
+            if not futures:
+                in_thread(lambda: futures.append(pool.submit(lambda: here.worker.asleep)))
+
+        retire = TaskQueue.retire
+        monkeypatch.setattr(
+            TaskQueue, "retire", lambda queue, worker: meanwhile(queue, worker) or retire(queue, worker)
+        )
+        with StatefulThreadPoolExecutor(1, idle_timeout=0) as pool:
+            pool.submit(int).result()
+            while not futures:
+                pass
+            assert futures[0].result(5) is False
 
     def test_task_and_shutdown_during_the_teardown(self) -> None:
         """The same, later: it is tearing down."""

@@ -405,69 +405,96 @@ class TestOnTheWay:
     """A submit wakes nobody while a worker that was woken has not looked at the tasks yet: that one wakes the next."""
 
     @staticmethod
-    def all_asleep(pool: StatefulThreadPoolExecutor[Any]) -> TaskQueue:
+    def all_asleep(pool: StatefulThreadPoolExecutor[Any], futile: int = 8) -> TaskQueue:
+        """All workers there may be have been started, the pool knows it, and each is asleep."""
         queue = pool._queue
         everyone = threading.Barrier(pool._max_workers + 1)
         futures = [pool.submit(everyone.wait) for _ in range(pool._max_workers)]
-        futures.append(pool.submit(int))  # finds that there can be no more workers
+        futures.append(pool.submit(int))
         everyone.wait()
         wait(futures)
         while not all(worker in queue.idle and worker.asleep for worker in queue.workers):
             time.sleep(0)
+        queue.counts.futile = futile
         return queue
 
     @pytest.fixture
     def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-        """The first worker that is woken goes on when this is set."""
-        arrived, go_on, first = TaskQueue.arrived, threading.Event(), [None]
+        """The first worker that is woken, when `stages` is true, goes on when this is set."""
+        arrived, go_on = TaskQueue.arrived, threading.Event()
 
-        def arrive(queue: TaskQueue) -> None:
-            if self.stages and first:
-                first.clear()
-                go_on.wait(20)
-            arrived(queue)
+        def arrive(queue: TaskQueue, worker: Worker) -> None:
+            if not self.stages:
+                arrived(queue, worker)
+                return
+            self.stages = False
+            go_on.wait(20)
+            idle = list(queue.idle)
+            with monkeypatch.context() as patch:
+                patch.setattr(TaskQueue, "_wake_idle", lambda queue: self.woken.append(idle.pop()) or wake_idle(queue))
+                arrived(queue, worker)
 
+        wake_idle = TaskQueue._wake_idle
         self.stages = False
+        self.woken: list[Worker] = []
         monkeypatch.setattr(TaskQueue, "arrived", arrive)
         yield go_on
         go_on.set()
 
-    def test_each_wakes_the_next(self, held: threading.Event) -> None:
+    @pytest.mark.parametrize(("tasks", "woken"), [(1, 0), (2, 1), (3, 2), (5, 2)])
+    def test_each_wakes_two(self, tasks: int, woken: int, held: threading.Event) -> None:
         """Tasks that wait for each other are all begun, though the submits woke one worker."""
         with StatefulThreadPoolExecutor(5) as pool:
             queue = self.all_asleep(pool)
             self.stages = True
-            everyone = threading.Barrier(5)
-            futures = [pool.submit(everyone.wait, 5) for _ in range(5)]
+            everyone = threading.Barrier(tasks)
+            futures = [pool.submit(everyone.wait, 5) for _ in range(tasks)]
             assert len(queue.idle) == 4
             held.set()
-            assert sorted(future.result(5) for future in futures) == [0, 1, 2, 3, 4]
+            assert sorted(future.result(5) for future in futures) == list(range(tasks))
             assert not queue.woken
+            assert len(self.woken) == woken
 
-    def test_each_wakes_one_to_rely_on(self, held: threading.Event) -> None:
+    @pytest.mark.parametrize(("tasks", "woken"), [(2, 1), (4, 3), (6, 5), (7, 6)])
+    def test_each_wakes_one_to_rely_on(self, tasks: int, woken: int, held: threading.Event) -> None:
         """Those that seemed to be only about to sleep do not wake the next: who woke them goes on to one that does."""
-        with StatefulThreadPoolExecutor(6) as pool:
+        with StatefulThreadPoolExecutor(8) as pool:
             queue = self.all_asleep(pool)
-            for worker in list(queue.idle)[1:5]:  # the last one is woken by the submit, the first one comes last
+            for worker in list(queue.idle)[3:7]:  # the last one is woken by the submit, the first ones come last
                 worker.asleep = False
             self.stages = True
-            everyone = threading.Barrier(6)
-            futures = [pool.submit(everyone.wait, 5) for _ in range(6)]
-            assert len(queue.idle) == 5
+            everyone = threading.Barrier(tasks)
+            futures = [pool.submit(everyone.wait, 5) for _ in range(tasks)]
+            assert len(queue.idle) == 7
             held.set()
-            assert sorted(future.result(5) for future in futures) == [0, 1, 2, 3, 4, 5]
+            assert sorted(future.result(5) for future in futures) == list(range(tasks))
+            assert len(self.woken) == woken
+
+    def test_as_long_as_wakes_are_futile(self) -> None:
+        """Each submit wakes a worker, as long as those that were woken have found something to do."""
+        with StatefulThreadPoolExecutor(3) as pool:
+            queue = self.all_asleep(pool, futile=0)
+            everyone = threading.Barrier(4)
+            futures = [pool.submit(everyone.wait, 5) for _ in range(3)]
+            assert not queue.idle
+            everyone.wait(5)
+            wait(futures)
+            assert queue.counts.futile == 0
+            self.all_asleep(pool, futile=0)
+            queue.wake()
+            while not (len(queue.idle) == 3 and queue.counts.futile == 1):
+                time.sleep(0)
 
     @pytest.mark.parametrize("moment", ["before clear", "after clear", "after the look"])
     def test_submit_against_arrival(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A task comes while the worker that was woken for another one looks for more: somebody is woken for it."""
 
-        class Woken(dict[None, None]):
-            def clear(self) -> None:
-                hook("before clear")
-                super().clear()
-                hook("after clear")
+        def arrive(queue: TaskQueue, worker: Worker) -> None:
+            hook("before clear")
+            arrived(queue, worker)
 
         def entries(queue: TaskQueue) -> int:
+            hook("after clear")
             number = counted(queue)
             hook("after the look")
             return number
@@ -476,13 +503,14 @@ class TestOnTheWay:
             if now == moment and todo:
                 todo.pop()()
 
-        counted = TaskQueue._entries
-        futures, todo = [], []
+        arrived, counted = TaskQueue.arrived, TaskQueue._entries
+        futures: list[concurrent.futures.Future[int]] = []
+        todo: list[Callable[[], None]] = []
         both = threading.Barrier(2)
         with StatefulThreadPoolExecutor(2) as pool:
             queue = self.all_asleep(pool)
+            monkeypatch.setattr(TaskQueue, "arrived", arrive)
             monkeypatch.setattr(TaskQueue, "_entries", entries)
-            queue.woken = Woken()
             todo.append(in_thread(lambda: futures.append(pool.submit(both.wait, 5))))
             futures.append(pool.submit(both.wait, 5))
             assert futures[0].result(5) + futures[-1].result(5) == 1
@@ -519,6 +547,7 @@ class TestOnTheWay:
                 while not (worker in queue.idle and worker.asleep):
                     time.sleep(0)
             self.stages = True
+            queue.counts.futile = 8
             futures = [pool.submit(int) for _ in range(2)]
             assert list(queue.idle) == [retiring]
             time_is_up.set()
@@ -540,6 +569,7 @@ class TestOnTheWay:
             pool.submit(lambda: Slow() if dropped.wait(5) else None)
             dropped.set()  # the future, so that the worker drops the result
             assert inside.wait(5)
+            queue.counts.futile = 8
             assert [worker.asleep for worker in queue.idle] == [True, True, False]
             both = threading.Barrier(2)
             futures = [pool.submit(both.wait, 5) for _ in range(2)]
@@ -555,6 +585,7 @@ class TestOnTheWay:
 
             def fail() -> None:
                 last.release = release
+                assert queue.woken
                 queue.tasks.clear()  # a busy worker may take the entry, and then nobody looks for the task any more
                 raise RecursionError
 
