@@ -89,6 +89,7 @@ def test_together(workers: int, idle_timeout: float | None, nervous: None) -> No
             for _ in range(chance.randint(1, 50)):
                 done += 1
                 in_company(pool, chance)
+                pool._queue.counts.futile = chance.choice((0, 8))
                 futures = together(pool, chance)
                 errors = [future.exception() for future in futures]
                 assert not any(errors), f"round {done} with seed {seed}: {pool}"
