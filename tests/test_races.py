@@ -420,24 +420,32 @@ class TestOnTheWay:
 
     @pytest.fixture
     def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-        """The first worker that is woken, when `stages` is true, goes on when this is set."""
-        arrived, go_on = TaskQueue.arrived, threading.Event()
+        """The first worker that is woken, when `stages` is true, goes on when this is set. `woken` counts its wakes."""
+        arrived, wake_idle, go_on = TaskQueue.arrived, TaskQueue._wake_idle, threading.Event()
+        first: list[Worker] = []
 
         def arrive(queue: TaskQueue, worker: Worker) -> None:
-            if not self.stages:
+            if self.stages:
+                self.stages = False
+                first.append(worker)
+                go_on.wait(20)
                 arrived(queue, worker)
-                return
-            self.stages = False
-            go_on.wait(20)
-            idle = list(queue.idle)
-            with monkeypatch.context() as patch:
-                patch.setattr(TaskQueue, "_wake_idle", lambda queue: self.woken.append(idle.pop()) or wake_idle(queue))
+                first.clear()
+            elif go_on.is_set():
+                while first:  # or it would wake one more, when the first one that it relies on is there already
+                    time.sleep(0)
+                arrived(queue, worker)
+            else:
                 arrived(queue, worker)
 
-        wake_idle = TaskQueue._wake_idle
+        def wake(queue: TaskQueue) -> bool:
+            self.woken += [worker for worker in first if worker is here.worker]
+            return wake_idle(queue)
+
         self.stages = False
         self.woken: list[Worker] = []
         monkeypatch.setattr(TaskQueue, "arrived", arrive)
+        monkeypatch.setattr(TaskQueue, "_wake_idle", wake)
         yield go_on
         go_on.set()
 
