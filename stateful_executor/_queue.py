@@ -300,20 +300,26 @@ class TaskQueue:
         return False
 
     def arrived(self, worker: Worker) -> None:
-        """`worker` slept, is awake, and will take one task; if submits relied on it, see to it that others come, too.
-
-        One that was woken before it slept comes for one task only: so this goes on until there is one to rely on, and
-        one more, since with a chain of single ones the last of 32 tasks began twice as late.
-        """
-        relied_on, worker.relied_on = worker.relied_on, False
-        if relied_on:
-            self.woken = False  # before the look
-        entries = self._entries()
+        """`worker` slept and is awake: learn from it, and if submits relied on it, see to it that others come, too."""
         counts = self.counts
-        useful = entries or worker.inbox or worker.broadcasts
-        counts.futile = max(counts.futile - 1, 0) if useful else min(counts.futile + 1, FUTILE)
-        others, more = entries - 1, WOKEN_AT_ONCE
-        while relied_on and others > 0 and more > 0 and self._wake_idle():
+        if self.front or self.tasks or worker.inbox or worker.broadcasts:
+            if counts.futile:
+                counts.futile -= 1
+        elif counts.futile < FUTILE:
+            counts.futile += 1
+        if worker.relied_on:
+            worker.relied_on = False
+            self.woken = False  # before the look
+            self._wake_others(self._entries() - 1)
+
+    def _wake_others(self, others: int) -> None:
+        """For as many tasks as that, since those that submitted them may not have woken anybody.
+
+        A worker that is woken before it slept comes for one task only, so this goes on until there is one to rely on;
+        and one more, since with a chain of single ones the last of 32 tasks began twice as late.
+        """
+        more = WOKEN_AT_ONCE
+        while others > 0 and more > 0 and self._wake_idle():
             others -= 1
             more -= self.woken
 
