@@ -425,18 +425,16 @@ class TestOnTheWay:
         first: list[Worker] = []
 
         def arrive(queue: TaskQueue, worker: Worker) -> None:
-            if self.stages:
-                self.stages = False
-                first.append(worker)
-                go_on.wait(20)
-                arrived(queue, worker)
-                first.clear()
-            elif go_on.is_set():
-                while first:  # or it would wake one more, when the first one that it relies on is there already
+            if not self.stages:
+                while first and go_on.is_set():  # else, when one that it relies on is there already, it wakes one more
                     time.sleep(0)
                 arrived(queue, worker)
-            else:
-                arrived(queue, worker)
+                return
+            self.stages = False
+            first.append(worker)
+            go_on.wait(20)
+            arrived(queue, worker)
+            first.clear()
 
         def wake(queue: TaskQueue) -> bool:
             self.woken += [worker for worker in first if worker is here.worker]
@@ -449,17 +447,21 @@ class TestOnTheWay:
         yield go_on
         go_on.set()
 
+    def all_begin(self, pool: StatefulThreadPoolExecutor[Any], tasks: int, held: threading.Event) -> None:
+        """Tasks that wait for each other all begin, though their submits wake one worker, which is held until then."""
+        self.stages = True
+        everyone = threading.Barrier(tasks)
+        futures = [pool.submit(everyone.wait, 5) for _ in range(tasks)]
+        assert len(pool._queue.idle) == pool._max_workers - 1
+        held.set()
+        assert sorted(future.result(5) for future in futures) == list(range(tasks))
+
     @pytest.mark.parametrize(("tasks", "woken"), [(1, 0), (2, 1), (3, 2), (5, 2)])
     def test_each_wakes_two(self, tasks: int, woken: int, held: threading.Event) -> None:
-        """Tasks that wait for each other are all begun, though the submits woke one worker."""
+        """The one that was woken wakes two more, if there is something to do for them."""
         with StatefulThreadPoolExecutor(5) as pool:
             queue = self.all_asleep(pool)
-            self.stages = True
-            everyone = threading.Barrier(tasks)
-            futures = [pool.submit(everyone.wait, 5) for _ in range(tasks)]
-            assert len(queue.idle) == 4
-            held.set()
-            assert sorted(future.result(5) for future in futures) == list(range(tasks))
+            self.all_begin(pool, tasks, held)
             assert not queue.woken
             assert len(self.woken) == woken
 
@@ -470,12 +472,7 @@ class TestOnTheWay:
             queue = self.all_asleep(pool)
             for worker in list(queue.idle)[3:7]:  # the last one is woken by the submit, the first ones come last
                 worker.asleep = False
-            self.stages = True
-            everyone = threading.Barrier(tasks)
-            futures = [pool.submit(everyone.wait, 5) for _ in range(tasks)]
-            assert len(queue.idle) == 7
-            held.set()
-            assert sorted(future.result(5) for future in futures) == list(range(tasks))
+            self.all_begin(pool, tasks, held)
             assert len(self.woken) == woken
 
     def test_as_long_as_wakes_are_futile(self) -> None:
