@@ -1,20 +1,26 @@
 """`StatefulThreadPoolExecutor`: a `ThreadPoolExecutor` whose workers own a state, with a bounded backlog and scopes."""
 
-# Where things are. A task enters at `_pool` (or `_scope`, `_view`, which only add themselves to it), waits in `_queue`,
-# is begun by a `_worker`, borrows from `_state`, and ends in its `_future`.
+# ARCHITECTURE.md is the map: the layers, the life of a task, the protocols. The words used inside:
 #
-#   _pool     StatefulThreadPoolExecutor: arguments, submit, map, scope, with_state, broadcast, stats, shutdown
-#   _scope    Scope: a group of tasks joined at the end of a `with` block
-#   _view     StateView: tasks that get a state
-#   _queue    tasks in order, parked workers, the backlog's bound
-#   _worker   one thread: begin, lend, call, give back, finish, drop
-#   _state    the binding of an initializer, and the states made from it
-#   _policy   StatePolicy: when a state is replaced
-#   _stats    PoolStats, and what is counted for it
-#   _future   Future: a task and its outcome
-#   _map      map and map_unordered, for all doors
-#   _waiter   one thread asleep
-#   _exit     interpreter exit and fork
+#   registry        what a pool and its workers share: run queue, permits, idle workers, all workers
+#   run queue       tasks accepted and not begun, in order; `tail` takes new ones, workers take from `head`
+#   claim           the one-item list of a task: whoever takes the item begins the task, or cancels it
+#   fence           a list that two threads both touch, so that the second sees what the first had written before
+#   tombstone       what a claimed task leaves in the run queue; compaction removes them
+#   permit          the right of one task to stand in a bounded backlog (publicly: a place in the backlog)
+#   park, wake      sleep on a lock of one's own until another thread releases it
+#   idle            parked, or about to be, with nothing to do
+#   searching       woken for a task, and not yet there to take it
+#   help            run the task that one waits for, in place
+#   caller runs     run the task that one submits, in place, since the backlog is full
+#   mailbox         what is asked of one worker: requests to its states, its part of a broadcast
+#   binding         how a kind of state is made and torn down; one for equal arguments
+#   slot            one worker's states of one binding
+#   lend            give a state to a task for the length of its call
+#   generation      what `discard_all` changes in a binding: states of an older one are stale
+#   lifetime        how long a scope's own states live
+#   group           the tasks of a scope that have not ended
+#   helper, owner, home, member, holder   a worker, a pool or a task, as far as a lower layer needs one
 
 from typing import TYPE_CHECKING
 

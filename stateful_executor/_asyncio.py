@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from ._waiter import Deadline
-
-if TYPE_CHECKING:
-    from ._future import Future
-    from ._queue import TaskQueue
-    from ._scope import Scope
+from ._parker import Deadline, Wakeable
+from ._permits import Permits
+from ._task import Task
 
 
 class LoopWaiter:
-    """A coroutine that waits, where `Waiter` is a thread that does. Woken from any thread, any number of times."""
+    """A coroutine that waits, where `Parker` is a thread that does. Woken from any thread, any number of times.
 
-    def __init__(self, queue: TaskQueue) -> None:
-        self._queue = queue
+    Its fields are written once. Who wakes it does so by a call in its event loop, which is what guards `_woken`.
+    """
+
+    def __init__(self, permits: Permits | None) -> None:
+        self._permits = permits  # in whose line it stands
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
 
@@ -27,9 +28,11 @@ class LoopWaiter:
         try:
             self._loop.call_soon_threadsafe(self._woken.set)
         except RuntimeError:  # the loop was closed under the coroutine: it will never take its turn
-            self._queue.submitters.pop(self, None)
+            if self._permits is not None:
+                self._permits.waiters.pop(self, None)
             return False
-        self._queue.unheard[None] = None  # the loop may be closed before it comes to that: to be called again, then
+        if self._permits is not None:
+            self._permits.needs_notify[None] = None  # again: the loop may be closed before the coroutine goes on
         return True
 
     def is_awake(self) -> bool:
@@ -54,27 +57,29 @@ def is_cancelled(error: BaseException | None = None) -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def wait_for_place(queue: TaskQueue, task: Future[Any], scope: Scope[Any] | None) -> None:
-    """Take a place for `task` in the bounded backlog of `queue`, in turn with the threads that wait for one."""
-    waiter = LoopWaiter(queue)
+async def acquire(
+    permits: Permits, task: Task[Any], check: Callable[[], None], line: dict[Wakeable, None] | None
+) -> None:
+    """As `Permits.acquire`, in turn with the threads that wait there, without blocking the event loop."""
+    waiter = LoopWaiter(permits)
     since = time.monotonic()
     try:
-        queue.submitters[waiter] = since
-        if scope is not None:
-            scope._submitters[waiter] = None
-        if not await _wait_for_turn(waiter, queue, task, scope):
-            raise queue.backlog_full()
+        permits.waiters[waiter] = since
+        if line is not None:
+            line[waiter] = None
+        if not await _wait_for_turn(waiter, permits, task, check):
+            raise permits.full()
     finally:
-        queue.submitters.pop(waiter, None)  # None: its loop was closed, see `LoopWaiter.wake`
-        if scope is not None:
-            del scope._submitters[waiter]
-        queue.left_line(since)
+        permits.waiters.pop(waiter, None)  # None: its loop was closed, see `LoopWaiter.wake`
+        if line is not None:
+            del line[waiter]
+        permits.left_line(since)
 
 
-async def _wait_for_turn(waiter: LoopWaiter, queue: TaskQueue, task: Future[Any], scope: Scope[Any] | None) -> bool:
+async def _wait_for_turn(waiter: LoopWaiter, permits: Permits, task: Task[Any], check: Callable[[], None]) -> bool:
     """As `sleep_until`, for a coroutine."""
-    deadline = Deadline(queue.submit_timeout)
-    while not queue.turn(waiter, task, scope):
+    deadline = Deadline(permits.timeout)
+    while not permits.try_acquire_in_turn(waiter, task, check):
         if not await waiter.wait(deadline.left()):
-            return queue.turn(waiter, task, scope)
+            return permits.try_acquire_in_turn(waiter, task, check)
     return True

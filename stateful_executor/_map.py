@@ -1,4 +1,4 @@
-"""`map` and `map_unordered`, the same for every door: pool, scope and view."""
+"""`map` and `map_unordered`, the same for pool, scope and view."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
-from ._future import Future
-from ._state import name_of
-from ._waiter import Deadline, Waiter, here, sleep
+from ._current import sleep
+from ._future import Future, current_helper
+from ._naming import name_of
+from ._parker import Deadline, Parker
 
 T = TypeVar("T")
 
 
-_disregard: Callable[[Any], object] = Future._disregard
+_silence: Callable[[Any], object] = Future._silence
 
 
 class _Chunk:
@@ -63,12 +64,12 @@ class InOrder(deque[_Part]):
 class AsTheyFinish:
     """The tasks of a `map_unordered` whose results have not been asked for.
 
-    `_arrived` is guarded by its own lock: a task that ends adds to it, then wakes `_waiter`. The rest is for the thread
-    that iterates.
+    `_arrived` is guarded by its own lock: a task that ends adds to it, then wakes `_parker`, on which the iterating
+    thread sleeps. The rest is touched by that thread only. Else it is woken by the map's timeout, or by Ctrl-C.
     """
 
     def __init__(self) -> None:
-        self._waiter: Waiter = Waiter()
+        self._parker: Parker = Parker()
         self._arrived: deque[_Arrival] = deque()
         self._pending: dict[_Arrival, _Part] = {}
         self._unbegun: deque[Future[Any]] = deque()  # begun ones leave when they come first
@@ -79,7 +80,7 @@ class AsTheyFinish:
     def add(self, part: _Part) -> None:
         """Expect the end of a task."""
         task = part[0]
-        arrival = _Arrival(self._arrived, self._waiter)
+        arrival = _Arrival(self._arrived, self._parker)
         self._pending[arrival] = part
         self._unbegun.append(task)
         task._watch(arrival)
@@ -98,28 +99,26 @@ class AsTheyFinish:
             if self._help(deadline):
                 continue
             self._look_for_fork()
-            if not sleep(self._waiter, deadline.left()) and not self._arrived:
+            if not sleep(self._parker, deadline.left()) and not self._arrived:
                 raise TimeoutError(f"{len(self._pending)} tasks of a map_unordered have not ended in time")
 
     def _forget_begun(self) -> None:
-        while self._unbegun and not self._unbegun[0]._token:
+        while self._unbegun and not self._unbegun[0]._claim:
             self._unbegun.popleft()
 
     def _help(self, deadline: Deadline) -> bool:
         self._forget_begun()
-        worker = here.worker
-        if not self._unbegun or worker is None or worker.queue is not self._unbegun[0]._queue:
-            return False
+        helper = current_helper(self._unbegun[0]._home) if self._unbegun else None
         left = deadline.left()
-        if left is not None and left <= 0:
+        if helper is None or (left is not None and left <= 0):
             return False
-        worker.run_in_place(self._unbegun.popleft())
+        helper.help(self._unbegun.popleft())
         return True
 
     def _look_for_fork(self) -> None:
         """Raise `BrokenThreadPool` in a child process, where no task will ever end."""
         for task, _ in self._pending.values():
-            if task._queue.forked:
+            if task._home.forked:
                 task.result()
             return
 
@@ -133,15 +132,15 @@ class AsTheyFinish:
 class _Arrival:
     """Watches one task, and tells when it has ended. Does not know which: the two would be a cycle."""
 
-    __slots__ = ("_arrived", "_waiter")
+    __slots__ = ("_arrived", "_parker")
 
-    def __init__(self, arrived: deque[_Arrival], waiter: Waiter) -> None:
+    def __init__(self, arrived: deque[_Arrival], waiter: Parker) -> None:
         self._arrived = arrived
-        self._waiter = waiter
+        self._parker = waiter
 
     def wake(self) -> None:
         self._arrived.append(self)
-        self._waiter.wake()
+        self._parker.wake()
 
 
 def map_tasks(
@@ -289,4 +288,4 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
 def _cancel(task: Future[Any]) -> None:
     """Cancel a task that nobody will ask any more. If it has begun, and fails, its scope tells, but not the log."""
     if not task.cancel():
-        task.add_done_callback(_disregard)
+        task.add_done_callback(_silence)

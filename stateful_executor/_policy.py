@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from ._waiter import in_seconds
+from ._parker import in_seconds
 
 S = TypeVar("S", default=Any, contravariant=True)
 

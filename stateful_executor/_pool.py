@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import operator
-import os
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVarTuple, overload
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, Unpack
 
-from . import _exit
-from ._future import Future, new_task, wrap_future
-from ._map import AsTheyFinish, InOrder, map_tasks
+from . import _interpreter
+from ._binding import Binding, find_binding
+from ._broadcast import broadcast
+from ._future import Future, current_helper, new_task, wrap_future
+from ._naming import name_of
+from ._options import PoolOptions, check_timeouts, checked_backlog, checked_workers
+from ._parker import in_seconds
 from ._policy import StatePolicy
-from ._queue import TaskQueue
+from ._registry import Registry
 from ._scope import Scope
-from ._state import Binding, find_binding, name_of
+from ._snapshot import snapshot
 from ._stats import PoolStats
+from ._submitter import StateOptions, Submitter
 from ._view import StateView
-from ._waiter import here, in_seconds
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ Ts = TypeVarTuple("Ts")
 _numbers = count()
 
 
-class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
+class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
     """A `concurrent.futures.ThreadPoolExecutor` whose workers own a state, with a bound on its backlog and scopes.
 
     With the standard library's arguments it behaves as the standard library's class, of which it is a subclass in name
@@ -102,11 +105,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         thread_name_prefix: str = "",
         initializer: None = None,
         initargs: tuple[()] = (),
-        *,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -116,10 +115,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initializer: Callable[[], Generator[S, Any, Any]] = ...,
         *,
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -130,10 +126,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         *,
         finalizer: Callable[[S], object] | None = None,
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -144,10 +137,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initializer: Callable[[*Ts], Generator[S, Any, Any]],
         initargs: tuple[*Ts],
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -159,10 +149,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[*Ts],
         finalizer: Callable[[S], object] | None = None,
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -173,10 +160,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         initargs: tuple[*Ts],
         *,
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -188,10 +172,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         *,
         finalizer: Callable[[S], object] | None = None,
         policy: StatePolicy[S] | None = None,
-        max_backlog: int | None = None,
-        submit_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        copy_context: bool = False,
+        **options: Unpack[PoolOptions],
     ) -> None: ...
     def __init__(
         self,
@@ -208,20 +189,9 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         copy_context: bool = False,
     ) -> None:
         # The base class's __init__ is not called: nothing of its machinery is wanted.
-        if max_workers is None:
-            max_workers = _default_workers()
-        elif (max_workers := operator.index(max_workers)) < 1:
-            raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
-        if max_backlog is not None and (max_backlog := operator.index(max_backlog)) < 1:
-            raise ValueError(f"max_backlog must be at least 1 task, or None for no bound, not {max_backlog}")
-        if submit_timeout is not None and max_backlog is None:
-            raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
-        if submit_timeout is not None and not submit_timeout >= 0:
-            raise ValueError(
-                f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}"
-            )
-        if idle_timeout is not None and not idle_timeout >= 0:
-            raise ValueError(f"idle_timeout must be at least 0 seconds, or None to stay for ever, not {idle_timeout}")
+        max_workers = checked_workers(max_workers)
+        max_backlog = checked_backlog(max_backlog, submit_timeout)
+        check_timeouts(submit_timeout, idle_timeout)
         self._bindings: dict[object, Binding] = {}
         self._own: Binding | None = None
         if initializer is not None:
@@ -232,13 +202,13 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        queue = TaskQueue(
+        registry = Registry(
             name, max_workers, max_backlog, in_seconds(submit_timeout), in_seconds(idle_timeout), copy_context
         )
-        self._queue: TaskQueue = _open_queue(queue, self._own)
+        self._registry: Registry = _opened(registry, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
-        self._queue.pool = weakref.ref(self, _dropped(self._queue))
+        self._registry.pool = weakref.ref(self, _dropped(self._registry))
 
     # Submitting
 
@@ -256,7 +226,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
         Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
         """
-        return self._queue.put(fn, args, kwargs)
+        return self._registry.put(fn, args, kwargs)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.
@@ -265,44 +235,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Cancelled while it waits for a place, the task is not accepted. In a worker of this pool the task is queued
         over the bound. Raises as `submit` does.
         """
-        return wrap_future(await self._queue.aput(fn, args, kwargs))
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Return an iterator over `fn(*items)` for the items of `iterables`, in their order.
-
-        Parameters:
-            timeout: Seconds from this call on, after which the iterator raises `TimeoutError` instead of waiting.
-            chunksize: How many calls make one task. What came before an error in the same chunk is yielded first. The
-                results of a chunk are kept until the last of them has been asked for.
-            buffersize: The most tasks submitted whose results have not been yielded; the input is read no further
-                than that. By default all are submitted before this returns.
-
-        What has not begun when the iterator is closed, or raises, is cancelled.
-        """
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, InOrder())
-
-    def map_unordered(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """Return an iterator over `fn(*items)` for the items of `iterables`, each as soon as it is there.
-
-        The parameters are those of `map`. An error is raised when the task that failed comes first among those that
-        have ended. In a worker of this pool, the next item is got by running a task that has not begun, in place:
-        use it there instead of `concurrent.futures.as_completed`, which only waits.
-        """
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+        return wrap_future(await self._registry.aput(fn, args, kwargs))
 
     def broadcast(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
         """Have each worker there is call `fn(*args, **kwargs)`, once, and return the futures in the workers' order.
@@ -314,7 +247,8 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
         `result()` of such a future in the worker that is to run it.
         """
-        return self._queue.broadcast(lambda: new_task(self._queue, fn, args, kwargs, None), self._queue.workers)
+        make = partial(new_task, self._registry, fn, args, kwargs, None)
+        return broadcast(self._registry, make, self._registry.workers.live)
 
     # Scopes and states
 
@@ -328,61 +262,10 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
         """
         return Scope(self, fail_fast, timeout)
 
-    @overload
-    def with_state(self) -> StateView[S]: ...
-    @overload
-    def with_state(
-        self, initializer: Callable[[], Generator[T, Any, Any]], *, policy: StatePolicy[T] | None = None
-    ) -> StateView[T]: ...
-    @overload
-    def with_state(
-        self,
-        initializer: Callable[[], T],
-        *,
-        finalizer: Callable[[T], object] | None = None,
-        policy: StatePolicy[T] | None = None,
-    ) -> StateView[T]: ...
-    @overload
-    def with_state(
-        self,
-        initializer: Callable[[*Ts], Generator[T, Any, Any]],
-        initargs: tuple[*Ts],
-        *,
-        policy: StatePolicy[T] | None = None,
-    ) -> StateView[T]: ...
-    @overload
-    def with_state(
-        self,
-        initializer: Callable[[*Ts], T],
-        initargs: tuple[*Ts],
-        *,
-        finalizer: Callable[[T], object] | None = None,
-        policy: StatePolicy[T] | None = None,
-    ) -> StateView[T]: ...
-    def with_state(
-        self,
-        initializer: Callable[..., Any] | None = None,
-        initargs: tuple[Any, ...] = (),
-        *,
-        finalizer: Callable[[Any], object] | None = None,
-        policy: StatePolicy[Any] | None = None,
-    ) -> StateView[Any]:
-        """Return a view whose tasks get a state of the worker that runs them as their first argument.
-
-        Without arguments: the pool's own state. With an `initializer`, another one, which each worker makes when it
-        first needs it and keeps until it ends. Views with equal arguments share their states; a fresh lambda each
-        time is never equal, and so makes new states each time.
-
-        Parameters:
-            initializer, initargs, finalizer, policy: As the pool's own.
-
-        Raises:
-            ValueError: No `initializer`, and the pool has none either.
-            TypeError: As the pool's constructor.
-        """
+    def _view(self, initializer: Callable[..., Any] | None, options: StateOptions) -> StateView[Any]:
         if initializer is None:
-            return StateView(self, self._own_binding(initargs, finalizer, policy))
-        return StateView(self, find_binding(self._bindings, initializer, initargs, finalizer, policy))
+            return StateView(self, self._own_binding(*options))
+        return StateView(self, find_binding(self._bindings, initializer, *options))
 
     def _own_binding(
         self, initargs: tuple[Any, ...], finalizer: Callable[[Any], object] | None, policy: StatePolicy[Any] | None
@@ -397,7 +280,7 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
     def stats(self) -> PoolStats:
         """Return a snapshot of what this pool does and has done, also after `shutdown`. Takes no longer when busy."""
-        return self._queue.stats()
+        return snapshot(self._registry)
 
     # Ending
 
@@ -415,18 +298,20 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
             TimeoutError: With the workers that have not ended, and what they run.
             RuntimeError: `wait` in a worker of this pool, which would wait for itself.
         """
-        queue = self._queue
-        queue.refuse(_shut_down)
+        registry = self._registry
+        registry.close(_shut_down)
         if cancel_futures:
-            queue.cancel_waiting()
+            registry.cancel_waiting()
         if not wait:
             return
-        if here.worker is not None and here.worker.queue is queue:
+        if current_helper(registry) is not None:
             raise RuntimeError(
-                f"a task of {queue.name} can't wait for the pool to end: call shutdown(wait=False) there"
+                f"a task of {registry.name} can't wait for the pool to end: call shutdown(wait=False) there"
             )
-        if not queue.join(timeout):
-            raise TimeoutError(f"{queue.name} has not ended after {timeout} seconds: {queue.still_running()}")
+        if not registry.join(timeout):
+            raise TimeoutError(
+                f"{registry.name} has not ended after {timeout} seconds: {registry.workers.still_running()}"
+            )
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -444,12 +329,12 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
     def __repr__(self) -> str:
         stats = self.stats()
-        bound = "" if self._queue.max_backlog is None else f" of {self._queue.max_backlog}"
+        bound = "" if self._registry.permits is None else f" of {self._registry.permits.size}"
         blocked = f", {stats.blocked_submitters} submitters blocked" if stats.blocked_submitters else ""
         states = stats.states_made - stats.states_torn_down
-        closed = "" if self._queue.refusal is None else ", closed"
+        closed = "" if self._registry.close_reason is None else ", closed"
         return (
-            f"<{type(self).__name__} {self._queue.name}: {stats.workers} of {self._max_workers} workers, "
+            f"<{type(self).__name__} {self._registry.name}: {stats.workers} of {self._max_workers} workers, "
             f"{stats.idle} idle, {states} states; {stats.running} tasks running, {stats.backlog}{bound} in the backlog"
             f"{blocked}{closed}>"
         )
@@ -458,48 +343,45 @@ class StatefulThreadPoolExecutor(ThreadPoolExecutor, Generic[S]):
 
     @property
     def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there, read-only here
-        return {worker.thread for worker in self._queue.workers.copy()}
+        return {worker.thread for worker in self._registry.workers.live.copy()}
 
     @property
     def _work_queue(self) -> _QSize:  # type: ignore[override]  # of a queue, no more than its size
-        return _QSize(self._queue)
+        return _QSize(self._registry)
 
     @property
     def _broken(self) -> bool:  # type: ignore[override]  # as `_threads`
-        return self._queue.breakage is not None
+        return self._registry.workers.breakage is not None
 
 
 class _QSize:
-    def __init__(self, queue: TaskQueue) -> None:
-        self._queue = queue
+    """What is left of `_work_queue`: its size."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     def qsize(self) -> int:
         """The number of tasks accepted and not begun."""
-        return self._queue.backlog()
+        return self._registry.backlog()
 
 
-def _default_workers() -> int:
-    cpus = getattr(os, "process_cpu_count", os.cpu_count)()
-    return min(32, (cpus or 1) + 4)
-
-
-def _open_queue(queue: TaskQueue, own: Binding | None) -> TaskQueue:
-    """Tell `queue` how to make workers. Apart from the pool's class, so that nothing here refers to the pool."""
-    queue.new_worker = lambda: Worker(queue, own)
-    _exit.register(queue)
-    return queue
+def _opened(registry: Registry, own: Binding | None) -> Registry:
+    """Tell `registry` how to make workers. Apart from the pool's class, so that nothing here refers to the pool."""
+    registry.workers.new_worker = lambda: Worker(registry, own)
+    _interpreter.register(registry)
+    return registry
 
 
 def _shut_down() -> RuntimeError:
     return RuntimeError("cannot schedule new futures after shutdown")
 
 
-def _dropped(queue: TaskQueue) -> Callable[[object], None]:
+def _dropped(registry: Registry) -> Callable[[object], None]:
     def drop(_: object) -> None:
         try:
-            queue.refuse(_shut_down)
+            registry.close(_shut_down)
         except BaseException:  # Ctrl-C, which Python prints and then ignores here
-            queue.refuse(_shut_down)
+            registry.close(_shut_down)
             raise
 
     return drop

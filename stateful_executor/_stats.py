@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from itertools import count
 
-from ._waiter import locked
+from ._interrupts import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,19 +122,14 @@ class Tally:
 
 
 class PoolCounts:
-    """What is counted elsewhere than in a worker. `past`, `fresh` and `seconds_blocked` are under the queue's lock."""
+    """What is counted elsewhere than in a worker."""
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed", "fresh", "futile", "past", "seconds_blocked", "swept")
+    __slots__ = ("_seen", "cancelled", "completed", "failed")
 
     def __init__(self) -> None:
-        self.past: Counts = Counts()  # by workers that have retired
-        self.fresh: count[int] = count()  # indices that no worker has had
-        self.futile: int = 0  # wakes of late that found no task, less those that did; of two who write either may win
         self.cancelled: Tally = Tally()
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()
-        self.seconds_blocked: float = 0.0
-        self.swept: bool = False  # once set it stays set: the backlog has to be counted task by task
         self._seen: tuple[int, float] = (0, 0.0)  # of the sums in `stats()`, the highest so far
 
     def never_less(self, lock: threading.RLock, submitted: int, seconds: float) -> tuple[int, float]:
@@ -146,7 +140,3 @@ class PoolCounts:
             return self._seen
 
         return locked(lock, keep)
-
-    def add_blocked(self, seconds: float) -> None:
-        """Under the queue's lock: somebody has waited for a place."""
-        self.seconds_blocked += seconds

@@ -1,27 +1,35 @@
-"""A door to the pool whose tasks get a state as their first argument."""
+"""`StateView`: submits tasks that get a state as their first argument."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from ._binding import Binding
+from ._broadcast import broadcast
+from ._current import current
 from ._future import Future, new_task, wrap_future
+from ._group import Group
 from ._map import AsTheyFinish, InOrder, map_tasks
-from ._state import Slot, name_of
-from ._waiter import here
-from ._worker import Replace, Worker
+from ._naming import name_of
+from ._registry import Registry
+from ._slot import Slot
+from ._states import Owner, Replace, owners
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._pool import StatefulThreadPoolExecutor
-    from ._queue import TaskQueue
-    from ._scope import Scope
-    from ._state import Binding
-
 P = ParamSpec("P")
 S = TypeVar("S", covariant=True)
 T = TypeVar("T")
+
+
+class Pool(Protocol):
+    """The pool of a view, as far as that needs it."""
+
+    @property
+    def _registry(self) -> Registry: ...
 
 
 class StateView(Generic[S]):
@@ -37,11 +45,9 @@ class StateView(Generic[S]):
     .. versionadded:: 0.1
     """
 
-    def __init__(
-        self, pool: StatefulThreadPoolExecutor[Any], binding: Binding, scope: Scope[Any] | None = None
-    ) -> None:
+    def __init__(self, pool: Pool, binding: Binding, scope: Group | None = None) -> None:
         self._pool = pool  # which is not to be collected while there is a view on it
-        self._queue: TaskQueue = pool._queue
+        self._registry: Registry = pool._registry
         self._binding = binding
         self._scope = scope
 
@@ -52,13 +58,13 @@ class StateView(Generic[S]):
         this view belongs to. The future gets `InitializerError`, with the initializer's own error as its cause, when
         the state can't be made; the next task tries again.
         """
-        return self._queue.put(fn, args, kwargs, self._binding, self._scope)
+        return self._registry.put(fn, args, kwargs, self._binding, self._scope)
 
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
-        return wrap_future(await self._queue.aput(fn, args, kwargs, self._binding, self._scope))
+        return wrap_future(await self._registry.aput(fn, args, kwargs, self._binding, self._scope))
 
     def map(
         self,
@@ -89,9 +95,8 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
-        return self._queue.broadcast(
-            lambda: new_task(self._queue, fn, args, kwargs, self._binding), self._binding.holders, self._scope
-        )
+        make = partial(new_task, self._registry, fn, args, kwargs, self._binding)
+        return broadcast(self._registry, make, self._binding.holders, self._scope)
 
     def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:
         """Return a function that calls `fn(state, *args, **kwargs)` with the state of the worker that runs it.
@@ -107,7 +112,7 @@ class StateView(Generic[S]):
         name = name_of(fn)
 
         def bound(*args: P.args, **kwargs: P.kwargs) -> T:  # which must not refer to itself: that would be a cycle
-            return cast("T", self._worker(f"{name} is bound to").call_bound(self._binding, fn, args, kwargs))
+            return cast("T", self._worker(f"{name} is bound to").states.call_bound(self._binding, fn, args, kwargs))
 
         bound.__name__ = bound.__qualname__ = name
         bound.__doc__ = getattr(fn, "__doc__", None)
@@ -136,26 +141,26 @@ class StateView(Generic[S]):
         that. A state whose initializer is running counts as made before now.
         """
         binding = self._binding
-        binding.era = object()  # before the look at who has states, see `Binding`
-        for worker in binding.holders.copy():
-            slot = worker.slots.get(binding)
+        binding.generation = object()  # before the look at who has states, see `Binding`
+        for owner in owners(binding):
+            slot = owner.states.slots.get(binding)
             if slot is not None:
                 slot.expire()
-            worker.ask(Replace(binding))
+            owner.ask(Replace(binding))
 
-    def _worker(self, what: str) -> Worker:
+    def _worker(self, what: str) -> Owner:
         """The worker that the calling thread is."""
-        worker = here.worker
-        if worker is None or worker.queue is not self._queue:
+        worker = current.worker
+        if worker is None or worker.registry is not self._registry:
             raise RuntimeError(
-                f"{what} a state of {self._queue.name}, which only the workers of that pool have: "
+                f"{what} a state of {self._registry.name}, which only the workers of that pool have: "
                 "call it in a task of the pool"
             )
-        return worker
+        return cast("Owner", worker)
 
     def _slot_of(self, method: str) -> Slot:
         """Where the state lent to the calling task is."""
-        slot = self._worker(f"{method}() is for").lent_now(self._binding)
+        slot = self._worker(f"{method}() is for").states.lent_now(self._binding)
         if slot is None:
             raise RuntimeError(
                 f"{method}() is for a task that holds a state made by {self._binding.name}, and this one does not: "

@@ -1,0 +1,112 @@
+"""How a kind of state is made and torn down: the arguments of the pool, or of `with_state()`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ._naming import name_of
+from ._policy import StatePolicy
+
+
+class Holder:
+    """Base of whoever has states of a binding: `_states.Owner`, of which nothing need be known here."""
+
+
+class Lifetime:
+    """How long the states of a scope live. Strictly private.
+
+    `over` is set once, by the thread that ends the scope, which looks through `holders` of the scope's bindings after
+    that. `errors`, what the teardowns raised, is guarded by the list's own lock.
+    """
+
+    __slots__ = ("errors", "over")
+
+    def __init__(self) -> None:
+        self.over: bool = False
+        self.errors: list[BaseException] = []
+
+
+class Binding:
+    """How a kind of state is made and torn down. One object for all views with equal arguments. Strictly private.
+
+    `holders`
+        the workers that have, or had, such states; each enters and leaves by itself. Guarded by the dict's own lock.
+    `generation`
+        another object after each `discard_all`: states of an older generation are stale. Of two `discard_all` at once
+        either may win.
+    The rest is written once, in `__init__`.
+
+    No worker is missed, and none keeps a state too long:
+
+        who                       publishes                        meets at (locks)  then looks at
+        worker, before it makes   enters `holders`                 `holders`         `generation`, `lifetime.over`
+        `discard_all`, scope end  sets `generation`, or `over`     `holders`         who is in there
+
+    If the worker enters first, it is found, and told. If the other one looks first, the worker sees what it has set.
+    """
+
+    def __init__(
+        self,
+        initializer: Callable[..., Any],
+        initargs: tuple[Any, ...] = (),
+        finalizer: Callable[[Any], object] | None = None,
+        policy: StatePolicy[Any] | None = None,
+        lifetime: Lifetime | None = None,
+    ) -> None:
+        if not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
+        if finalizer is not None and not callable(finalizer):
+            raise TypeError(f"finalizer must be a callable, not {finalizer!r}")
+        if policy is not None and not isinstance(policy, StatePolicy):
+            raise TypeError(f"policy must be a StatePolicy, not {policy!r}")
+        self.initializer = initializer
+        self.initargs: tuple[Any, ...] = tuple(initargs)
+        self.finalizer = finalizer
+        self.policy: StatePolicy[Any] | None = policy
+        self.is_generator: bool = inspect.isgeneratorfunction(initializer)
+        if self.is_generator and finalizer is not None:
+            raise TypeError(
+                f"{name_of(initializer)} is a generator function, whose rest is the teardown; "
+                f"it takes no finalizer besides: put {name_of(finalizer)} after its yield"
+            )
+        self.name: str = name_of(initializer)
+        self.lifetime: Lifetime | None = lifetime  # None: that of the workers
+        self.holders: dict[Holder, None] = {}
+        self.generation: object = object()
+
+    def same_as(self, other: Binding) -> bool:
+        """Whether both make the same kind of state. What can't be compared is another."""
+        try:
+            return bool(
+                self.initializer == other.initializer
+                and self.initargs == other.initargs
+                and self.finalizer == other.finalizer
+                and self.policy == other.policy
+            )
+        except Exception:  # arrays, say, whose comparison is no truth value
+            return False
+
+
+def find_binding(
+    bindings: dict[object, Binding],
+    initializer: Callable[..., Any],
+    initargs: tuple[Any, ...],
+    finalizer: Callable[[Any], object] | None,
+    policy: StatePolicy[Any] | None,
+    lifetime: Lifetime | None = None,
+) -> Binding:
+    """The binding of equal arguments in `bindings`, or a new one entered there; the same for all who ask at once."""
+    binding = Binding(initializer, initargs, finalizer, policy, lifetime)
+    try:
+        return bindings.setdefault((initializer, binding.initargs, finalizer, policy), binding)
+    except Exception:  # an argument that can't be hashed, or not be compared: equal ones have to be looked for
+        bindings[binding] = binding
+        for known in list(bindings.values()):  # after it was entered: of two entered at once the first is both's
+            if known is binding:
+                break
+            if known.same_as(binding):
+                bindings.pop(binding, None)
+                return known
+        return binding

@@ -1,0 +1,152 @@
+"""Interpreter exit and fork: every pool hears of both.
+
+What the main thread waits for at exit is `Closeable.join`, woken by each worker as it ends. Ctrl-C there cancels what
+has not begun, and the join goes on.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from typing import Any, Protocol
+
+from ._parker import Parker
+
+
+class Closeable(Protocol):
+    """What a pool and its workers share, as far as the end of the process is concerned."""
+
+    name: str
+
+    def close(self, reason: Callable[[], Exception]) -> None:
+        """Accept no more tasks, and let workers go when those accepted have been begun."""
+
+    def cancel_waiting(self) -> None:
+        """Cancel what has not begun."""
+
+    def join(self) -> bool:
+        """After `close`: wait until every worker has ended."""
+        ...
+
+    def after_fork(self, reason: Callable[[], Exception]) -> object:
+        """In the child; returns what is to be kept for ever."""
+
+
+# An ordered set. Guarded by its own lock, as each entering and leaving is one atomic step.
+_pools: dict[weakref.ref[Closeable], None] = {}
+_forget = _pools.pop
+_exiting = False
+
+# A subinterpreter is sent no signals, and the process aborts when one ends that has a thread which `threading` does not
+# know. Python 3.11 can't tell, and aborts for one that it knows, too: there pools are for the main interpreter only.
+in_subinterpreter: bool = not getattr(_thread, "_is_main_interpreter", lambda: True)()
+
+# What threads for the timeouts of scopes sleep on in a subinterpreter, an ordered set. Guarded by its own lock.
+_alarms: dict[Parker, None] = {}
+
+
+def _too_late() -> RuntimeError:
+    return RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+
+def register(pool: Closeable) -> None:
+    """Have `pool` closed when the interpreter exits, and refuse in forked children."""
+    _pools[weakref.ref(pool, _forget)] = (
+        None  # as the callback is C code, no Ctrl-C is raised, and lost, in it
+    )
+    if _exiting:
+        pool.close(_too_late)
+
+
+def start_thread(fn: Callable[..., object], args: tuple[Any, ...], alarm: Parker) -> None:
+    """Have a thread call `fn(*args)`, which returns when `alarm` is woken, and does not hold up the exit.
+
+    When the interpreter exits, no task is accepted that could be late, and Python 3.12 would start no thread.
+    """
+    if not in_subinterpreter:
+        if not _exiting:
+            _thread.start_new_thread(fn, args)
+        return
+
+    def run() -> None:
+        try:
+            fn(*args)
+        finally:
+            _alarms.pop(alarm, None)
+
+    thread = threading.Thread(target=run, daemon=False)
+    _alarms[alarm] = None  # before the look at `_exiting`: `_finish_all` writes that, then looks here
+    try:
+        if not _exiting:
+            thread.start()
+    finally:
+        if not thread.is_alive():
+            _alarms.pop(alarm, None)
+
+
+def _alive() -> list[Closeable]:
+    return [pool for ref in _pools.copy() if (pool := ref()) is not None]
+
+
+def _finish_all() -> None:
+    """Before the interpreter joins threads: close every pool, let workers finish what is queued, tear down.
+
+    Ctrl-C while it joins cancels what has not begun, and joins on: no state is left without its teardown.
+    """
+    global _exiting
+    _exiting = True
+    pools: list[Closeable] | None = None
+    interrupt = None
+    while pools is None or pools:
+        try:  # twice, as in `Scope.__exit__`
+            while pools is None or pools:
+                try:
+                    if pools is None:
+                        pools = _alive()
+                    _finish(pools, interrupt is not None)
+                except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
+                    interrupt = exc
+        except KeyboardInterrupt as exc:
+            interrupt = exc
+    if interrupt is not None:
+        raise interrupt
+
+
+def _finish(pools: list[Closeable], cancel: bool) -> None:
+    """Leave in `pools` those that have not ended."""
+    for pool in pools:
+        pool.close(_too_late)
+    if cancel:
+        for pool in pools:
+            pool.cancel_waiting()
+    while pools:
+        pools[-1].join()
+        del pools[-1]
+    for alarm in _alarms.copy():  # no task is left that could be late
+        alarm.wake()
+
+
+def _forked() -> None:
+    """In the child of a fork: no worker came along, locks may be held for ever, and the states are the parent's."""
+    for pool in _alive():
+        _inherited.append((pool, pool.after_fork(_parents(pool.name))))  # noqa: PERF401  # one by one
+
+
+def _parents(name: str) -> Callable[[], Exception]:
+    return lambda: BrokenThreadPool(
+        f"{name} was made before this process was forked, and its workers are in the parent: make a new pool here"
+    )
+
+
+# Kept for ever, so that nothing of the parent's is collected, and thereby closed, in the child.
+_inherited: list[object] = []
+
+# Private, but the only hook that runs before the interpreter joins threads that are not daemons; and daemons would be
+# stopped in the middle of a task, without a teardown.
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

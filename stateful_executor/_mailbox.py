@@ -1,0 +1,188 @@
+"""A worker asleep: idle, or while a task of its waits; and what others ask of it meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from ._future import Future
+from ._idle import Parked
+from ._interrupts import locked
+from ._parker import Parker
+from ._registry import Registry
+from ._states import Owner, Request
+from ._task import Task
+from ._workers import PoolWorker
+
+# Without it those that are woken run at once, and may have destructors to run first, of objects that they made: nobody
+# is relied on then, see `Idle.searching`.
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class Mailbox(Parked, PoolWorker, Owner):
+    """The part of a worker that sleeps, and that others address. Strictly private.
+
+    `inbox`, `broadcasts`
+        requests to answer, and tasks for this worker only, run between others. Guarded by their own locks; who adds to
+        `broadcasts` holds `Workers.lock` as well.
+    `has_mail`
+        set by any thread after it has added to either; cleared by the worker before it looks.
+    `leaving`
+        takes no more broadcasts. Guarded by `Workers.lock`.
+    `dead`
+        answers no more; once set it stays set.
+    `parker`
+        what a task of this worker sleeps on, None while none does.
+    `listed_idle`
+        stands in `Idle.workers` while it is still finishing a task.
+
+    The worker's own thread writes the last three, and is the only one to read `listed_idle`.
+
+    An idle worker is woken by who takes it out of `Idle.workers`: a submit, `Registry.notify_if_work_pending`, a
+    compaction, `Registry.close`, a broadcast, a request; or by its `idle_timeout`. A task that sleeps is woken by what
+    it waits for, or by a request. No request is missed:
+
+        who     publishes                                           meets at (locks)  then looks at
+        asker   adds to `inbox`                                     `inbox`           `dead`, `parker`, `Idle.workers`
+        worker  enters `Idle.workers`, or sets `parker`, or `dead`  `inbox`           what is in it
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        Parked.__init__(self)
+        PoolWorker.__init__(self, registry.name)
+        self.registry = registry
+        self.inbox: deque[Request] = deque()
+        self.broadcasts: deque[Future[Any]] = deque()
+        self.has_mail: bool = False
+        self.leaving: bool = False
+        self.dead: bool = False
+        self.parker: Parker | None = None
+        self.listed_idle: bool = False
+
+    # Idle
+
+    def _park(self) -> bool:
+        """Sleep until there may be something to do. False when the worker is to end, or has been idle for too long."""
+        registry = self.registry
+        if not self.listed_idle:
+            registry.idle.workers[self] = None
+        self.listed_idle = False
+        closed = (
+            registry.close_reason is not None
+        )  # before the look at the tasks: a later submit sees it, and withdraws
+        self.inbox.extend(())  # locks it, see above
+        self.broadcasts.extend(())
+        if not (registry.run_queue.has_entries() or self.inbox or self.broadcasts or closed):
+            return self._sleep_idle()
+        self._retract()
+        registry.run_queue.update_high_water()
+        return self._has_work() or not closed
+
+    def _sleep_idle(self) -> bool:
+        """Sleep until somebody takes this worker out of `Idle.workers`; False when `idle_timeout` seconds passed."""
+        registry = self.registry
+        timeout = registry.idle_timeout
+        self.asleep = HAS_GIL
+        if timeout is None:
+            self._block()
+        # A submit that saw this worker idle, and another one searching, may have left its task to the two of them.
+        elif not self._block(timeout=timeout) and self._retract() and not registry.run_queue.has_entries():
+            self.asleep = False
+            return False
+        self.asleep = False
+        registry.idle.arrived(self, self._has_work(), registry.run_queue.entries)
+        registry.run_queue.update_high_water()
+        return True
+
+    def _has_work(self) -> bool:
+        run_queue = self.registry.run_queue
+        return bool(run_queue.head or run_queue.tail or self.inbox or self.broadcasts)
+
+    def _retract(self) -> bool:
+        """Be idle no more. False when somebody has taken this worker out of `Idle.workers`, and so counts on it."""
+        try:
+            del self.registry.idle.workers[self]
+        except KeyError:
+            self._block()  # not for long: who took it out releases the lock in the same step
+            return False
+        return True
+
+    def _be_busy(self) -> None:
+        """Before what may take long: be idle no more, and pass on a task submitted to the idle worker this seemed."""
+        if self.listed_idle:
+            self.listed_idle = False
+            if not self._retract():
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """What this worker was woken for is another one's to do, as this one has other things to do first."""
+        if self.registry.run_queue.has_entries():
+            self.registry.wake()
+
+    # Requests
+
+    def sleep(self, parker: Parker, timeout: float | None) -> bool:
+        """`parker.park(timeout)` in a task of this worker. Returns also when a request came in."""
+        outer, self.parker = self.parker, parker
+        try:
+            self.inbox.extend(())  # locks it, see above
+            self._answer()
+            return parker.park(timeout)
+        finally:
+            self.parker = outer
+
+    def ask(self, request: Request) -> None:
+        """Have `request` answered in this worker's thread; from any thread. A worker that has ended is done with it."""
+        self.inbox.append(request)
+        self.has_mail = True
+        if self.dead:
+            try:
+                self.inbox.remove(request)
+            except ValueError:
+                return  # answered after all
+            request.done()
+            return
+        parker = self.parker
+        if not self.registry.idle.wake(self) and parker is not None:
+            parker.wake()
+
+    def _answer(self) -> None:
+        while self.inbox:
+            self.inbox.popleft().answer(self)
+            self.inbox.extend(())  # locks it: the answer may have waited, and set `parker` back since
+
+    # Broadcasts
+
+    def take_broadcast(self, task: Future[Any]) -> bool:
+        """As `PoolWorker` has it; from any thread."""
+
+        def take() -> bool:
+            if self not in self.registry.workers.live or self.leaving or self.registry.close_reason is not None:
+                return False
+            self.broadcasts.append(task)
+            self.has_mail = True
+            return True
+
+        taken = locked(self.registry.workers.lock, take)
+        if taken:
+            self.registry.idle.wake(self)
+        return taken
+
+    def forget_broadcast(self, task: Task[Any]) -> None:
+        """As `PoolWorker` has it; from any thread."""
+        with suppress(ValueError, IndexError):  # it has been taken, or is just being taken
+            self.broadcasts.remove(task)  # type: ignore[arg-type]  # a task of a broadcast is a future
+
+    def drop_broadcasts(self) -> None:
+        """As `PoolWorker` has it."""
+        while not self._stop_broadcasts():
+            with suppress(IndexError):  # cancelled meanwhile
+                self.broadcasts.popleft().cancel()
+
+    def _stop_broadcasts(self) -> bool:
+        """Take no more broadcasts. False when there are some to run first."""
+        with self.registry.workers.lock:
+            self.leaving = not self.broadcasts
+        return self.leaving

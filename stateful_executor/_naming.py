@@ -1,0 +1,59 @@
+"""What a person is told: names of functions, errors, and log calls that can't fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+
+from ._current import current
+
+
+def name_of(fn: object) -> str:
+    """What a person calls `fn`."""
+    try:
+        fn = _unwrapped(fn)
+        return str(fn.__qualname__)  # type: ignore[attr-defined]
+    except BaseException as exc:  # anything with a __getattr__ of its own; also SystemExit: there is a task to end
+        _raise_interrupt(exc)
+        return _name_of_type(type(fn))
+
+
+_name_of_type: Callable[[type], str] = type.__dict__["__qualname__"].__get__  # whatever the class or its own type says
+
+
+def described(error: BaseException | None) -> str:
+    """`repr(error)`, or what stands for it when that raises."""
+    try:
+        return repr(error)
+    except BaseException as exc:
+        _raise_interrupt(exc)
+        return f"<{_name_of_type(type(error))}, whose repr raises>"
+
+
+def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseException | bool | None = True) -> None:
+    """`log(text, *args)` where nothing may be raised: handlers and filters are users' code."""
+    try:
+        log(text, *args, exc_info=exc_info, stacklevel=2)
+    except BaseException as exc:
+        _raise_interrupt(exc)
+        with suppress(Exception):
+            threading.excepthook(threading.ExceptHookArgs((type(exc), exc, exc.__traceback__, None)))
+
+
+def _raise_interrupt(error: BaseException) -> None:
+    """Ctrl-C is no user code's doing; in a worker, to which it does not come, KeyboardInterrupt is."""
+    if isinstance(error, KeyboardInterrupt) and current.worker is None:
+        raise error
+
+
+def _unwrapped(fn: object) -> object:
+    """`fn` without its partials, and the context that it runs in (see `Registry.put`)."""
+    for _ in range(100):  # a partial of itself can be made
+        if not isinstance(fn, partial):
+            break
+        in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)
+        fn = fn.args[0] if in_context else fn.func
+    return fn

@@ -1,0 +1,227 @@
+"""A worker's states of one kind: lend, check, take back, replace."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ._binding import Binding
+from ._naming import described, name_of, tell
+from ._policy import StatePolicy
+from ._state import State
+from ._stats import Counts
+from .errors import InitializerError
+
+logger = logging.getLogger("stateful_executor")
+
+
+class Slot:
+    """A worker's states of one binding, one for each level of nesting. Strictly private.
+
+    `states`, `lent`
+        the first `lent` states are lent: the last of these to the innermost task, or call of a bound function, that has
+        one.
+    `needs_attention`
+        empty when to lend and to take back is all there is to do; never so with a policy, nor while there is no state.
+        `expire` adds to it from any thread. Guarded by the list's own lock.
+    `_busy`, `_making`, `_when_free`
+        how many of the methods below that call user code are under way, whether the initializer is, and what to do when
+        nothing is in use any more. What user code waits for may run other tasks here, which find these set.
+
+    All but `needs_attention` is touched by the worker's thread only.
+    """
+
+    __slots__ = ("_busy", "_counts", "_making", "_policy", "_when_free", "binding", "lent", "needs_attention", "states")
+
+    def __init__(self, binding: Binding, counts: Counts) -> None:
+        self.binding: Binding = binding
+        self.lent: int = 0
+        self.needs_attention: list[None] = [None]
+        self._when_free: list[Callable[[], None]] = []
+        self._busy: int = 0
+        self._policy: StatePolicy[Any] | None = binding.policy
+        self._counts: Counts = counts
+        self.states: list[State] = []
+        self._making: bool = False
+
+    # Lending
+
+    def lend(self) -> Any:
+        """A state that no task of this worker holds, made now if need be. Taken back by `lent -= 1`, or `take_back`."""
+        if self.needs_attention or self.lent == len(self.states):
+            return self._lend_with_care()
+        self.lent += 1
+        return self.states[self.lent - 1].value
+
+    def _lend_with_care(self) -> Any:
+        error = None
+        self._busy += 1
+        try:
+            self._look_at_age()
+            self.drop_stale()
+            for _ in range(2):  # a state that fails its check is replaced once
+                if self.lent == len(self.states):
+                    self._make()
+                state = self.states[self.lent]
+                self.lent += 1  # from here on: a task that the check waits for gets another one
+                error = self._check(state)
+                if error is None:
+                    return state.value
+                self.lent -= 1
+                state.discarded = True
+                self.drop_stale()
+            raise error  # type: ignore[misc]  # there was one
+        finally:
+            error = None  # no cycle from it by its traceback to this frame
+            self._no_longer_busy()
+
+    def _look_at_age(self) -> None:
+        policy = self._policy
+        if policy is not None and policy.max_age is not None:
+            for state in self.states[self.lent :]:
+                if state.is_older_than(policy.max_age):
+                    state.discarded = True
+
+    def _make(self) -> None:
+        name = self.binding.name
+        if self._making:
+            raise InitializerError(f"a task that {name} itself waits for can't have the state that {name} is making")
+        self._making = True
+        started = monotonic()
+        try:
+            self.states.append(State.make(self.binding))
+        except BaseException as exc:
+            raise InitializerError(f"{name} raised {described(exc)} instead of making a state for a task") from exc
+        finally:
+            self._making = False
+            self._counts.seconds_making += monotonic() - started
+        self._counts.made += 1
+
+    def _check(self, state: State) -> BaseException | None:
+        """What is wrong with `state`."""
+        check = None if self._policy is None else self._policy.check
+        if check is None:
+            return None
+        name = self.binding.name
+        try:
+            if check(state.value) is not False:
+                return None
+        except BaseException as exc:
+            tell(logger.info, "state made by %s failed its check, and is replaced", name)
+            return exc
+        tell(logger.info, "state made by %s failed its check, and is replaced", name, exc_info=None)
+        return InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
+
+    def prepare(self) -> None:
+        """Have a state, which is not lent yet."""
+        self._busy += 1
+        try:
+            if not self.states:
+                self._make()
+                self.drop_stale()
+        finally:
+            self._no_longer_busy()
+
+    # Taking back
+
+    def take_back(self, error: BaseException | None) -> None:
+        """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
+        self._busy += 1
+        if self._policy is not None:
+            self._look_after_task(self._policy, self.states[self.lent - 1], error)
+        self.lent -= 1
+        self.drop_stale()
+        self._no_longer_busy()
+
+    def _look_after_task(self, policy: StatePolicy[Any], state: State, error: BaseException | None) -> None:
+        name = self.binding.name
+        state.tasks += 1
+        if error is not None and not state.discarded:
+            try:
+                state.discarded = policy.discards(error)
+            except BaseException:
+                tell(logger.warning, "discard_on of the states made by %s raised: one is replaced", name)
+                state.discarded = True
+        if policy.reset is not None and not state.discarded:
+            try:
+                policy.reset(state.value)
+            except BaseException:
+                tell(logger.warning, "reset of a state made by %s raised: it is replaced", name)
+                state.discarded = True
+        if policy.max_tasks is not None and state.tasks >= policy.max_tasks:
+            state.discarded = True
+
+    def lent_last(self) -> State:
+        """The state lent to the innermost task that has one."""
+        return self.states[self.lent - 1]
+
+    # Replacing
+
+    def discard_last(self) -> None:
+        """Have what was lent last replaced when it is taken back."""
+        self.lent_last().discarded = True
+        self.expire()
+
+    def expire(self) -> None:
+        """Have the states looked at, as one was discarded, or the binding has a new generation; from any thread."""
+        if self._policy is None:
+            self.needs_attention.append(None)
+
+    def drop_stale(self) -> None:
+        """Tear down the states that are to be replaced and are not lent."""
+        self._busy += 1
+        # A collection may begin anywhere here, and a finalizer run a task that is lent a state. So `needs_attention` is
+        # never empty while there is none.
+        if self._policy is None:
+            if self.states:
+                # Before `is_stale` looks at the generation: whoever changes that later calls `expire` after it.
+                self.needs_attention.clear()
+            else:
+                del self.needs_attention[1:]
+        stale = [state for state in self.states[self.lent :] if state.is_stale()]
+        lent = self.states[: self.lent]
+        if self.states and (stale or self._making or self._when_free or any(state.is_stale() for state in lent)):
+            self.expire()  # for when they are taken back, have been made, or are gone
+        # All of them before the first teardown, which may run a task that needs a state, too.
+        for state in [state for state in stale if self._forget(state)]:
+            state.tear_down(self._counts)
+            self._counts.discarded += 1
+        self._no_longer_busy()
+
+    def _forget(self, state: State) -> bool:
+        """Have `state` no more. False when such a task has led to its teardown."""
+        try:
+            self.states.remove(state)
+        except ValueError:
+            return False
+        return True
+
+    def drop_overflow(self) -> None:
+        """Tear down the states made for deeper levels of nesting, the last made first."""
+        self._busy += 1
+        while len(self.states) > 1:
+            self.states.pop().tear_down(self._counts)
+        self._no_longer_busy()
+
+    def tear_down(self) -> None:
+        """Tear down all states, the last made first."""
+        while self.states:
+            self.states.pop().tear_down(self._counts)
+
+    # In use or not
+
+    def in_use(self) -> bool:
+        """Whether a state is lent, being made or being torn down: what waits in there may have led here."""
+        return bool(self.lent or self._busy)
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Have `call` called when this is no longer in use."""
+        self._when_free.append(call)
+        self.expire()
+
+    def _no_longer_busy(self) -> None:
+        self._busy -= 1
+        while self._when_free and not self.in_use():
+            self._when_free.pop(0)()

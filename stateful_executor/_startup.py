@@ -1,0 +1,138 @@
+"""A worker's own state, before its first task; and what becomes of the pool when that can't be made."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures.thread import BrokenThreadPool
+from typing import Any, Protocol
+
+from ._binding import Binding
+from ._future import Future
+from ._naming import described, tell
+from ._registry import Registry
+from ._states import States
+from .errors import InitializerError
+
+logger = logging.getLogger("concurrent.futures")
+
+
+class Starting(Protocol):
+    """The worker, as far as its start needs it."""
+
+    states: States
+    broadcasts: deque[Future[Any]]
+
+    def _park(self) -> bool: ...
+
+    def _answer(self) -> None: ...
+
+
+class Startup:
+    """Makes a worker's own state before its first task. Strictly private.
+
+    Its fields are written once, and used by the worker's thread only. It waits in `Mailbox._park` alone.
+    """
+
+    __slots__ = ("_binding", "_registry", "_worker")
+
+    def __init__(self, worker: Starting, registry: Registry, binding: Binding | None) -> None:
+        self._worker = worker
+        self._registry = registry
+        self._binding = binding
+
+    def run(self) -> bool:
+        """Run the pool's initializer, before the first task. False when the pool is broken, or ends before it works.
+
+        In a pool that has worked before, a failure is the next task's, and no more than that one's: for the one after
+        it the initializer runs again.
+        """
+        if self._binding is None:
+            return True
+        error = self._make_own_state()
+        breakage = self._registry.workers.initializer_ended(None if error is None else self._breakage(error))
+        if breakage is not None:
+            if error is not None:
+                self._break(error, breakage)
+            return False
+        failures = [] if error is None else [error]
+        error = None  # this frame may last for long
+        return not failures or self._run_again(failures)
+
+    def _run_again(self, failures: list[InitializerError]) -> bool:
+        """Fail one task with what is in `failures`; for the next one try again, until the state is made.
+
+        False when this worker is to end. Keeps no error that it has given to a task.
+        """
+        run_queue = self._registry.run_queue
+        while True:
+            self._worker._answer()
+            if not (self._worker.broadcasts or run_queue.head or run_queue.tail):
+                if not self._worker._park():
+                    return False
+                continue
+            # The task stays in the run queue meanwhile: others may cancel it, or begin it.
+            failures = failures or self._failures_to_start()
+            if not failures:
+                return True
+            self._fail_next(failures)
+
+    def _failures_to_start(self) -> list[InitializerError]:
+        error = self._make_own_state()
+        return [] if error is None else [error]
+
+    def _fail_next(self, failures: list[InitializerError]) -> None:
+        """Give the error in `failures` to the next task, if there is one yet."""
+        registry = self._registry
+        while True:
+            try:
+                task = (self._worker.broadcasts or registry.run_queue.head).popleft()
+            except IndexError:
+                if not registry.run_queue.next_segment():
+                    return
+                continue
+            if self.fail(task, failures[0], popped=True):
+                failures.clear()
+                return
+            registry.removal_failed(task)
+
+    def fail(self, task: Future[Any], error: BaseException, *, popped: bool = False, silenced: bool = False) -> bool:
+        """As `Registry.fail_unbegun`, in a worker: what a callback raises is logged."""
+        try:
+            return self._registry.fail_unbegun(task, error, popped=popped, silenced=silenced)
+        except BaseException:  # a callback's SystemExit
+            tell(logger.critical, "callback of %r raised", task)
+            return True
+
+    def _make_own_state(self) -> InitializerError | None:
+        assert self._binding is not None
+        try:
+            self._worker.states.slot(self._binding).prepare()
+        except InitializerError as exc:
+            return exc
+        finally:
+            self._worker.states.drop_overflow()
+        return None
+
+    def _breakage(self, error: InitializerError) -> Callable[[], Exception]:
+        """What tasks get from now on, should `error` break the pool."""
+        cause = error.__cause__
+        text = (
+            f"{self._registry.name} is broken: its initializer raised {described(cause)} before it had ever succeeded; "
+            "the thread pool is not usable anymore"
+        )
+
+        def breakage() -> BrokenThreadPool:
+            broken = BrokenThreadPool(text)
+            broken.__cause__ = cause
+            return broken
+
+        return breakage
+
+    def _break(self, error: InitializerError, breakage: Callable[[], Exception]) -> None:
+        """The pool's initializer failed before it ever succeeded: no task will ever run."""
+        tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
+        self._registry.close(breakage)
+        for task in self._registry.run_queue.pending():
+            self.fail(task, breakage(), silenced=True)  # the log has the cause

@@ -1,0 +1,167 @@
+"""All states of one worker, and what others may ask it to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from ._binding import Binding, Holder
+from ._slot import Slot
+from ._stats import Counts
+
+
+class Request:
+    """Something asked of a worker, answered in its thread: between tasks, or while a task of its waits."""
+
+    def answer(self, owner: Owner) -> None:
+        """In the worker's thread."""
+        raise NotImplementedError
+
+    def done(self) -> None:
+        """There is nothing left to do, as the worker has ended, or has done it."""
+
+
+class Owner(Holder):
+    """Base of a worker, as far as its states are concerned."""
+
+    states: States
+
+    def ask(self, request: Request) -> None:
+        """Have `request` answered in the worker's thread; from any thread."""
+        raise NotImplementedError
+
+
+def owners(binding: Binding) -> list[Owner]:
+    """The workers that have, or had, states of `binding`, as of now."""
+    return cast("list[Owner]", list(binding.holders.copy()))  # nobody but an owner enters, see `States.slot`
+
+
+class States:
+    """What one worker owns. Strictly private.
+
+    `slots`
+        the worker's states by binding, in the order made. Written by its own thread, read by all; guarded by the
+        dict's own lock.
+    `tearing`
+        the teardowns under way, and who asked for them meanwhile.
+    `overflow`
+        a slot may have states for deeper levels of nesting, to be torn down when the outermost task has ended.
+    `base_depth`
+        how many states of each slot are lent to tasks further out than the innermost one.
+
+    All but `slots` is touched by the worker's own thread only.
+    """
+
+    __slots__ = ("_counts", "_owner", "base_depth", "overflow", "slots", "tearing")
+
+    def __init__(self, owner: Owner, counts: Counts) -> None:
+        self._owner = owner
+        self._counts = counts
+        self.slots: dict[Binding, Slot] = {}
+        self.tearing: dict[Binding, list[Request]] = {}
+        self.overflow: bool = False
+        self.base_depth: dict[Slot, int] = {}
+
+    def slot(self, binding: Binding) -> Slot:
+        """Where the states of `binding` are; RuntimeError when those of its scope have been torn down."""
+        try:
+            return self.slots[binding]
+        except KeyError:
+            pass
+        binding.holders[self._owner] = None
+        if binding.lifetime is not None and binding.lifetime.over:
+            if binding not in self.tearing:
+                binding.holders.pop(self._owner, None)
+            raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
+        slot = self.slots[binding] = Slot(binding, self._counts)
+        return slot
+
+    def call_bound(
+        self, binding: Binding, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call `fn(state, *args, **kwargs)` inside a task, with a state that no task of this worker holds."""
+        slot = self.slot(binding)
+        state = slot.lend()
+        if slot.lent > 1:
+            self.overflow = True
+        error = None
+        try:
+            return fn(state, *args, **kwargs)
+        except BaseException as exc:
+            error = exc
+            raise
+        finally:
+            slot.take_back(error)
+            del error, state  # no cycle from it by its traceback to this frame
+
+    def lent_now(self, binding: Binding) -> Slot | None:
+        """The slot of `binding`, if a state of it is lent to the task, or bound function, that calls this."""
+        slot = self.slots.get(binding)
+        return None if slot is None or slot.lent == self.base_depth.get(slot, 0) else slot
+
+    def drop_overflow(self) -> None:
+        """Tear down what was made for deeper levels of nesting: between tasks, a worker has one state a binding."""
+        self.overflow = False
+        for slot in list(self.slots.values()):
+            slot.drop_overflow()
+
+    def tear_down(self, binding: Binding) -> None:
+        """Tear down this worker's states of `binding`."""
+        late = self.tearing[binding] = []
+        while (slot := self.slots.pop(binding, None)) is not None:  # a teardown may have led to another one
+            slot.tear_down()
+        del self.tearing[binding]
+        binding.holders.pop(self._owner, None)
+        for request in late:
+            request.done()
+
+    def tear_down_all(self) -> None:
+        """Tear down all states of this worker, the last made first."""
+        while self.slots:  # a teardown may have led to new ones
+            for binding in reversed(list(self.slots)):
+                self.tear_down(binding)
+
+
+class TearDown(Request):
+    """Tear down the worker's states of a scope's own binding, and tell the end of that scope.
+
+    `todo` holds the requests of that end which have not been answered. Guarded by the dict's own lock: who answers
+    leaves it, then wakes the end, which looks at it.
+    """
+
+    def __init__(self, wake: Callable[[], object], todo: dict[Request, None], binding: Binding) -> None:
+        self._wake = wake
+        self._todo = todo
+        self._binding = binding
+        todo[self] = None
+
+    def answer(self, owner: Owner) -> None:
+        """As `Request` has it."""
+        late = owner.states.tearing.get(self._binding)
+        if late is not None:  # asked inside that very teardown, which waits for something
+            late.append(self)
+            return
+        slot = owner.states.slots.get(self._binding)
+        if slot is not None and slot.in_use():  # by a bound function, in a task that is not the scope's
+            slot.when_free(lambda: self.answer(owner))
+            return
+        owner.states.tear_down(self._binding)
+        self.done()
+
+    def done(self) -> None:
+        """As `Request` has it."""
+        self._todo.pop(self, None)
+        self._wake()
+
+
+class Replace(Request):
+    """Tear down the worker's states of a binding that were made before `discard_all`."""
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+
+    def answer(self, owner: Owner) -> None:
+        """As `Request` has it."""
+        slot = owner.states.slots.get(self._binding)
+        if slot is not None:
+            slot.drop_stale()

@@ -1,0 +1,99 @@
+"""A thread that is to become a worker: it may be abandoned before its first step, and waited for until its last."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+
+from ._current import sleep_until
+from ._parker import Parker
+
+
+class PoolThread:
+    """Owns one `threading.Thread`, and the question whether it ever becomes a worker. Strictly private.
+
+    `_start_claim`
+        a list with one item, guarded by its own lock. The thread takes the item as its first step, and works; or
+        `abandon` takes it, and the thread ends at once, if it ever starts. Whoever comes first decides.
+    `index`
+        the number in the thread's name; -1 until it has one. Guarded by the lock of the pool's workers.
+    `ended`, `abandoned`
+        once set they stay set; written by whoever took the item of `_start_claim`, `abandoned` before `ended`.
+    `_watchers`
+        who waits for `ended`. Guarded by the list's own lock.
+
+    Nobody misses the end: who waits enters `_watchers`, then looks at `ended`; the thread sets `ended`, then looks
+    through `_watchers`. Who waits for it is woken by `_say_ended`, which `abandon` calls too, or by its timeout.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.index: int = -1
+        self.thread: threading.Thread = _new_thread(self._live)
+        self._start_claim: list[None] = [None]
+        self.ended: bool = False
+        self.abandoned: bool = False
+        self._watchers: list[Parker] = []
+
+    def take_index(self, index: int) -> None:
+        """With the lock of the pool's workers held, before the thread starts."""
+        self.index = index
+        self.thread.name = f"{self._name}_{index}"
+
+    def start(self) -> None:
+        """Start the thread, or raise; it may have started all the same, see `abandon`."""
+        self.thread.start()
+
+    def abandon(self) -> bool:
+        """True when the thread will never be a worker: it did not start, or has not come as far as its first step."""
+        try:
+            del self._start_claim[0]
+        except IndexError:
+            return False
+        self.abandoned = True
+        self._say_ended()
+        return True
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        """Wait until this worker has ended; False when `timeout` seconds passed before."""
+        parker = Parker()
+        self._watchers.append(parker)
+        try:
+            return sleep_until(lambda: self.ended, parker, timeout)
+        finally:
+            self._watchers.remove(parker)
+
+    def join_thread(self) -> None:
+        """After `wait_ended`: the thread has a few instructions left."""
+        if not self.abandoned:
+            self.thread.join()
+
+    def _live(self) -> None:
+        """The thread's target."""
+        try:
+            del self._start_claim[0]
+        except IndexError:
+            return
+        try:
+            self._run_worker()
+        finally:
+            self._say_ended()
+
+    def _run_worker(self) -> None:
+        """All that the worker does."""
+        raise NotImplementedError
+
+    def _say_ended(self) -> None:
+        self.ended = True
+        for parker in list(self._watchers):  # who is not in it yet will see `ended`
+            parker.wake()
+
+
+def _new_thread(target: Callable[[], None]) -> threading.Thread:
+    if sys.version_info >= (3, 14):
+        # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
+        from contextvars import Context
+
+        return threading.Thread(target=target, daemon=False, context=Context())
+    return threading.Thread(target=target, daemon=False)

@@ -1,0 +1,286 @@
+"""The workers there are: how they start, get their numbers, retire and are joined."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from _thread import start_new_thread
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Protocol
+
+from ._future import Future
+from ._interpreter import in_subinterpreter
+from ._interrupts import locked
+from ._naming import name_of
+from ._parker import Deadline, Parker
+from ._runqueue import RunQueue
+from ._stats import ONE, Counts
+from ._task import Task
+from ._thread import PoolThread
+
+
+class PoolWorker(PoolThread):
+    """Base of a worker, as far as those that count, join and address them need it. Strictly private.
+
+    `leaving` and what is added to `broadcasts` are guarded by `Workers.lock`; the worker's own thread writes the rest.
+    """
+
+    broadcasts: deque[Future[Any]]  # tasks for this worker only
+    leaving: bool  # takes no more of them
+    fn: object  # what it runs
+    nested_tasks: int  # tasks that run inside another one, which waits for them
+    completed: int
+    counts: Counts  # all but `completed`
+
+    def take_broadcast(self, task: Future[Any]) -> bool:
+        """Have `task` run between two others. False when this worker is ending, or has ended."""
+        raise NotImplementedError
+
+    def forget_broadcast(self, task: Task[Any]) -> None:
+        """`task` was cancelled: it need not stand in `broadcasts`."""
+        raise NotImplementedError
+
+    def drop_broadcasts(self) -> None:
+        """Cancel what is in `broadcasts`: nobody will run it."""
+        raise NotImplementedError
+
+
+class PoolState(Protocol):
+    """The registry, as far as its list of workers needs it."""
+
+    close_reason: Callable[[], Exception] | None
+    forked: bool
+
+    def no_worker(self, error: Exception) -> None:
+        """A worker could not be started, because of `error`; there may be none."""
+
+
+class Workers:
+    """Owns the list of a pool's workers. Strictly private.
+
+    `live`
+        the workers that count as the pool's, from before their start until after their teardown.
+    `retired`
+        those that have left while the pool goes on, and whose threads may not have ended yet.
+    `free_indices`, `_next_index`
+        numbers of workers that have left, a heap; and those that no worker has had.
+    `can_grow`
+        false when `live` is full, or the pool is closed.
+    `initialized_once`, `breakage`
+        whether the pool's own initializer has ever succeeded; and what tasks get since it failed before that.
+    `retired_counts`
+        what the retired ones had counted.
+
+    All of these are written with `lock` held, which is never held while user code runs or anything blocks. `can_grow`
+    is read without it, and no task is stranded:
+
+        who              publishes              meets at (locks)    then looks at
+        submit           appends the task       `RunQueue.tail`     `can_grow`
+        retiring worker  sets `can_grow`        `RunQueue.tail`     the tasks
+
+    Whoever comes second sees the other: the worker stays for the task, or the submit starts another worker.
+
+    Who waits in `join` is woken by each worker as it ends, by one whose start failed as well; else by its timeout, or
+    Ctrl-C. Who waits in `grow` is woken by the thread that starts the worker, whether that succeeds or not.
+    """
+
+    def __init__(self, max_workers: int, run_queue: RunQueue, pool: PoolState) -> None:
+        self.max_workers = max_workers
+        self.new_worker: Callable[[], PoolWorker]  # given by the pool
+        self.lock: threading.RLock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit
+        self.live: dict[PoolWorker, None] = {}
+        self.retired: dict[PoolWorker, None] = {}
+        self.free_indices: list[int] = []
+        self.can_grow: bool = True
+        self.initialized_once = False
+        self.breakage: Callable[[], Exception] | None = None
+        self.retired_counts: Counts = Counts()
+        self._next_index: count[int] = count()
+        self._run_queue = run_queue
+        self._pool = pool
+
+    # Starting
+
+    def grow(self) -> None:
+        """Start a worker; raise when none can be started and there is none.
+
+        Signals are for the main thread, so there another thread does it: what Ctrl-C leaves half done would have to be
+        undone, and that can be interrupted as well. `Thread.start` alone waits for the new thread on an `Event`, whose
+        lock Ctrl-C can leave held. Then the new thread never gets past its start, nor the interpreter past its exit.
+        """
+        if in_subinterpreter or not _in_main_thread():
+            self._start_worker()
+            return
+        errors: list[BaseException] = []
+        interrupted: list[None] = []
+        # A collection that starts in the middle of what this thread does with the lock may have led here.
+        parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
+        try:
+            try:
+                start_new_thread(self._start_worker_for, (errors, interrupted, parker))
+            except Exception:
+                if not self._has_live_workers():
+                    raise
+                return
+            if parker is not None:
+                parker.park()
+        except BaseException:  # `notify_if_work_pending` comes next, and starts one if this start has failed by then
+            interrupted += ONE
+            raise
+        if errors:
+            raise errors.pop()
+
+    def _start_worker_for(self, errors: list[BaseException], interrupted: list[None], parker: Parker | None) -> None:
+        """In a thread of its own, for one that waits on `parker` unless it is `interrupted`."""
+        try:
+            self._start_worker()
+        except BaseException as exc:
+            if parker is not None and not interrupted:
+                errors.append(exc)
+            elif isinstance(exc, Exception):
+                self._pool.no_worker(exc)
+        finally:
+            if parker is not None:
+                parker.wake()
+
+    def _start_worker(self) -> None:
+        worker = None
+        try:
+            worker = self.new_worker()
+            with self.lock:
+                self.live[worker] = None  # before they are counted: a re-entrant call counts it, too
+                if len(self.live) > self.max_workers or self._closed():
+                    del self.live[worker]
+                    self.can_grow = False
+                    return
+                worker.take_index(heappop(self.free_indices) if self.free_indices else next(self._next_index))
+            worker.start()
+        except BaseException as exc:
+            if worker is not None:
+                if not worker.abandon():
+                    raise  # it has started all the same
+                self.leave(worker)
+                worker.drop_broadcasts()
+            if not isinstance(exc, Exception) or not self._has_live_workers():
+                raise
+            # No more threads to be had, or no memory for one: those that are there will do.
+
+    def _has_live_workers(self) -> bool:
+        return any(worker.thread.is_alive() for worker in list(self.live))
+
+    def _closed(self) -> bool:
+        return self._pool.close_reason is not None
+
+    def is_empty(self) -> bool:
+        """Whether there is no worker."""
+        return locked(self.lock, lambda: not self.live)
+
+    # Told by workers
+
+    def initializer_ended(self, breakage: Callable[[], Exception] | None) -> Callable[[], Exception] | None:
+        """A worker has run the pool's own initializer; `breakage` makes what tasks get, should that break the pool.
+
+        Returns what makes it from now on, or None while the pool works.
+        """
+        with self.lock:
+            if breakage is None:
+                self.initialized_once = self.breakage is None
+            elif not self.initialized_once:
+                self.breakage = self.breakage or breakage
+            return self.breakage
+
+    def leave(self, worker: PoolWorker) -> None:
+        """`worker` is none of the pool's any more."""
+        with self.lock:
+            if worker in self.live:
+                del self.live[worker]
+                self.can_grow = not self._closed()  # first: after Ctrl-C in the next line only a number is lost
+                if worker.index >= 0:
+                    heappush(self.free_indices, worker.index)
+
+    def retire(self, worker: PoolWorker) -> bool:
+        """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
+        with self.lock:
+            del self.live[worker]
+            self.can_grow = not self._closed()  # before the look at the tasks
+            if self._run_queue.has_entries() and self._run_queue.pending():
+                self.live[worker] = None  # before they are counted, as in `_start_worker`
+                if len(self.live) <= self.max_workers:
+                    worker.leaving = False
+                    return False
+                del self.live[worker]
+            if self._closed():
+                self.live[worker] = None  # of a pool that was shut down they are all to be seen
+                return True
+            self.retired[worker] = None
+            heappush(self.free_indices, worker.index)
+            self.retired_counts.add(worker.counts)
+            self.retired_counts.completed += worker.completed
+        for other in self.retired.copy():
+            if not other.thread.is_alive():
+                self.retired.pop(other, None)
+        return True
+
+    # Joining
+
+    def join(self, timeout: float | None = None) -> bool:
+        """After the pool was closed: wait until every worker has ended; False when `timeout` seconds passed before."""
+        if sys.is_finalizing():
+            return True  # they all have; and a daemon thread that was stopped for good may have had the lock
+        deadline = Deadline(timeout)
+        # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
+        workers = locked(self.lock, lambda: [*self.live, *self.retired])
+        for worker in workers:
+            if self._pool.forked:
+                return True
+            if not worker.wait_ended(deadline.left()):
+                return False
+        _join_threads(workers)
+        return True
+
+    def still_running(self) -> str:
+        """The workers that have not ended, and what they run, for a person."""
+        return ", ".join(
+            f"{worker.thread.name} runs {'nothing' if (fn := worker.fn) is None else name_of(fn)}"
+            for worker in list(self.live)
+            if not worker.ended
+        )
+
+    def after_fork(self) -> None:
+        """In the child, into which no worker came along."""
+        self.lock = threading.RLock()
+        self.can_grow = False
+
+
+def _in_main_thread() -> bool:
+    """Not by the current thread's object, which `threading` would make for one that it does not know."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _join_threads(workers: list[PoolWorker]) -> None:
+    """Until the threads of `live`, which have ended, are gone: a few instructions more.
+
+    Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
+    and the exit of the interpreter, waits for. So another thread looks for the main one.
+    """
+    if sys.version_info < (3, 13) and _in_main_thread():
+        parker = Parker()
+        try:
+            start_new_thread(_until_gone, (workers, parker))
+        except RuntimeError:  # the interpreter exits, or there is no thread to be had
+            _until_gone(workers, parker)
+        parker.park()
+    else:
+        for worker in workers:
+            worker.join_thread()
+
+
+def _until_gone(workers: list[PoolWorker], parker: Parker) -> None:
+    for worker in workers:
+        while worker.thread.is_alive():  # `join` would have `threading` know this thread, and never forget it
+            time.sleep(0)
+    parker.wake()

@@ -1,0 +1,295 @@
+"""The private names that tests look at or hook, each written here only: when one is renamed, this file follows.
+
+`inside(thing)` is a pool, worker, task, scope or view under the names used in tests: `inside(pool).waiters`. Reading,
+writing and deleting goes to the private object that has the attribute. `hook(name)` says where a function or class of
+the library is to be replaced: `monkeypatch.setattr(*hook("Idle.wake_one"), staged)`. What tests use of the library's
+private classes and functions is imported from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from stateful_executor import (
+    Scope,
+    StatefulThreadPoolExecutor,
+    StateView,
+    _idle,
+    _interpreter,
+    _parker,
+    _permits,
+    _registry,
+    _runqueue,
+    _slot,
+    _state,
+    _states,
+    _task,
+    _thread,
+    _worker,
+    _workers,
+)
+from stateful_executor._binding import find_binding
+from stateful_executor._current import current
+from stateful_executor._failure import Failure
+from stateful_executor._future import Future, new_task
+from stateful_executor._mailbox import HAS_GIL
+from stateful_executor._map import AsTheyFinish
+from stateful_executor._parker import Deadline, Parker
+from stateful_executor._registry import Registry
+from stateful_executor._slot import Slot
+from stateful_executor._snapshot import snapshot
+from stateful_executor._stack import descend, headroom
+from stateful_executor._states import Request, TearDown
+from stateful_executor._stats import CARRIED, Tally
+from stateful_executor._task import Task
+from stateful_executor._worker import Worker
+
+__all__ = [
+    "CLOCKS",
+    "CARRIED",
+    "HAS_GIL",
+    "AsTheyFinish",
+    "Deadline",
+    "Failure",
+    "Future",
+    "Parker",
+    "Registry",
+    "Request",
+    "Tally",
+    "Task",
+    "TearDown",
+    "Worker",
+    "containers",
+    "current",
+    "descend",
+    "find_binding",
+    "headroom",
+    "hook",
+    "inside",
+    "is_exiting",
+    "new_task",
+    "permits_left",
+    "place",
+    "sleeps_in",
+]
+
+# The name in tests, and the path to it.
+REGISTRY = {
+    name: path
+    for path, names in {
+        "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool"],
+        "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
+        "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "retire", "leave"],
+        "idle.": ["searching", "wasted_wakes"],
+        "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "left_line"],
+    }.items()
+    for name in names
+    for path in [path + name]
+} | {
+    "notify_if_work_pending": "notify_if_work_pending",
+    "wake": "wake",
+    "put": "put",
+    "next_segment": "run_queue.next_segment",
+    "has_entries": "run_queue.has_entries",
+    "entries": "run_queue.entries",
+    "pending": "run_queue.pending",
+    "workers": "workers.live",
+    "workers_lock": "workers.lock",
+    "idle": "idle.workers",
+    "free_permits": "permits.free",
+    "max_backlog": "permits.size",
+    "submit_timeout": "permits.timeout",
+}
+UNBOUNDED = {"free_permits": None, "unissued": 0, "waiters": {}, "needs_notify": {}, "max_backlog": None}
+WORKER = {
+    "thread": "thread",
+    "index": "index",
+    "ended": "ended",
+    "watchers": "_watchers",
+    "start": "start",
+    "take_index": "take_index",
+    "wait_ended": "wait_ended",
+    "asleep": "asleep",
+    "searching": "searching",
+    "unpark": "unpark",
+    "block": "_block",
+    "sleep_idle": "_sleep_idle",
+    "retract": "_retract",
+    "listed_idle": "listed_idle",
+    "parker": "parker",
+    "inbox": "inbox",
+    "ask": "ask",
+    "broadcasts": "broadcasts",
+    "take_broadcast": "take_broadcast",
+    "stop_broadcasts": "_stop_broadcasts",
+    "leaving": "leaving",
+    "fn": "fn",
+    "slots": "states.slots",
+    "slot": "states.slot",
+    "overflow": "states.overflow",
+    "base_depth": "states.base_depth",
+    "tearing": "states.tearing",
+    "tear_down_all": "states.tear_down_all",
+    "end": "_end",
+    "start_claim": "_start_claim",
+}
+SLOT = {"states": "states", "needs_attention": "needs_attention", "when_free": "_when_free"}
+TASK = {
+    "claim": "_claim",
+    "phase": "_phase",
+    "watchers": "_watchers",
+    "args": "_args",
+    "home": "_home",
+    "failure": "_failure",
+    "taken_over": "_taken_over",
+    "after_cancel": "_after_cancel",
+    "adapter": "_adapter",
+    "has_permit": "_has_permit",
+}
+SCOPE = {
+    "pending": "_pending",
+    "ending": "_ending",
+    "failures": "_failures",
+    "closing": "_closing",
+    "closed": "_closed",
+    "entered": "_entered",
+    "permit_waiters": "_permit_waiters",
+    "joiner": "_joiner",
+    "ended": "_ended",
+    "time_out": "_time_out",
+    "end_alarm": "_end_alarm",
+    "bindings": "_bindings",
+}
+TABLES: list[tuple[type, dict[str, str]]] = [
+    (Registry, REGISTRY),
+    (
+        StatefulThreadPoolExecutor,
+        {name: f"_registry.{path}" for name, path in REGISTRY.items()} | {"registry": "_registry", "bindings": "_bindings"},
+    ),
+    (Scope, {"registry": "_registry", "backlog": "_registry.backlog"} | SCOPE),
+    (StateView, {"binding": "_binding", "holders": "_binding.holders"}),
+    (Worker, WORKER),
+    (Task, TASK),
+    (Slot, SLOT),
+]
+
+
+class Inside:
+    """See the module."""
+
+    def __init__(self, thing: object) -> None:
+        self.__dict__["_thing"] = thing
+        self.__dict__["_table"] = next(table for kind, table in TABLES if isinstance(thing, kind))
+
+    def _find(self, name: str) -> tuple[Any, str]:
+        try:
+            *parents, last = self._table[name].split(".")
+        except KeyError:
+            raise AttributeError(f"tests have no name {name!r} for something in {self._thing!r}: see inside.py") from None
+        found = self._thing
+        for parent in parents:
+            found = getattr(found, parent)
+        return found, last
+
+    def __getattr__(self, name: str) -> Any:
+        owner, last = self._find(name)
+        return UNBOUNDED[name] if owner is None else getattr(owner, last)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        owner, last = self._find(name)
+        if owner is not None:  # else there is no bound
+            setattr(owner, last, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(*self._find(name))
+
+    def stats(self) -> Any:
+        """Of a registry whose pool may have gone."""
+        return snapshot(self._thing if isinstance(self._thing, Registry) else self.registry)
+
+    def permits_left(self) -> int:
+        """How many tasks the backlog would still take."""
+        return len(self.free_permits or ()) + int(self.unissued)
+
+
+def inside(thing: object) -> Any:
+    """`thing` under the names of the tests."""
+    return Inside(thing)
+
+
+def permits_left(pool: object) -> int:
+    """How many tasks the backlog of `pool` would still take."""
+    return int(inside(pool).permits_left())
+
+
+def place(thing: object, name: str) -> tuple[Any, str]:
+    """The object that has the attribute which tests call `name`, and the attribute's real name."""
+    return Inside(thing)._find(name)
+
+
+def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any]]:
+    """All that a pool and the library keep, by name."""
+    registry = pool._registry
+    parts = {
+        "run queue": registry.run_queue,
+        "permits": registry.permits,
+        "idle": registry.idle,
+        "workers": registry.workers,
+    }
+    for part, owner in parts.items():
+        if owner is None:
+            continue
+        for name in getattr(owner, "__slots__", None) or vars(owner):
+            value = getattr(owner, name)
+            if hasattr(value, "__len__") and not isinstance(value, str):
+                yield f"{part}.{name}", value
+    yield "pool.bindings", pool._bindings
+    for binding in pool._bindings.values():
+        yield f"{binding.name}.holders", binding.holders
+    yield "alarms", _interpreter._alarms
+    yield "inherited", _interpreter._inherited
+
+
+def is_exiting() -> bool:
+    """Whether the library has heard that the interpreter exits."""
+    return _interpreter._exiting
+
+
+def sleeps_in(filename: str) -> bool:
+    """Whether code in that file puts its thread to sleep, on behalf of the library."""
+    return filename == _parker.__file__
+
+
+# Where to replace something: the owner, and the name there.
+HOOKS: dict[str, tuple[object, str]] = {
+    "Registry.put": (_registry.Registry, "put"),
+    "Registry.before_removal": (_registry.Registry, "before_removal"),
+    "Registry.close": (_registry.Registry, "close"),
+    "Idle.wake_one": (_idle.Idle, "wake_one"),
+    "Idle.arrived": (_idle.Idle, "arrived"),
+    "RunQueue.entries": (_runqueue.RunQueue, "entries"),
+    "RunQueue.compact": (_runqueue.RunQueue, "compact"),
+    "Permits.left_line": (_permits.Permits, "left_line"),
+    "Permits.try_acquire_in_turn": (_permits.Permits, "try_acquire_in_turn"),
+    "Workers.grow": (_workers.Workers, "grow"),
+    "Workers.leave": (_workers.Workers, "leave"),
+    "Workers.retire": (_workers.Workers, "retire"),
+    "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
+    "Workers.start_new_thread": (_workers, "start_new_thread"),  # by which `grow` has a thread start the worker
+    "PoolThread.start": (_thread.PoolThread, "start"),
+    "PoolThread.new_thread": (_thread, "_new_thread"),
+    "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
+    "TearDown.answer": (_states.TearDown, "answer"),
+    "State.random": (_state, "random"),
+    "LostError": (_task, "LostError"),
+    "start_thread.start_new_thread": (_interpreter._thread, "start_new_thread"),  # for the timeout of a scope
+}
+
+
+CLOCKS = [(_state, "monotonic"), (_slot, "monotonic")]  # by which states have an age
+
+
+def hook(name: str) -> tuple[Any, str]:
+    """The owner and the attribute to replace, for `monkeypatch.setattr`."""
+    return HOOKS[name]

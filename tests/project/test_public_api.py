@@ -1,0 +1,152 @@
+"""What users import: names, docs, modules, signatures."""
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from concurrent.futures.thread import BrokenThreadPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stateful_executor
+import stateful_executor.errors
+from stateful_executor import StatefulThreadPoolExecutor
+from stateful_executor._future import Future, new_task
+from stateful_executor._task import Task
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = stateful_executor.__all__
+ERRORS = [name for name in PUBLIC if issubclass(getattr(stateful_executor, name), BaseException)]
+
+
+def test_all_is_sorted() -> None:
+    """In the order in which a person looks for a name."""
+    assert sorted(PUBLIC) == PUBLIC
+    assert len(set(PUBLIC)) == len(PUBLIC)
+
+
+def test_all_is_complete() -> None:
+    """What the package binds without an underscore, submodules and imports aside, is what `__all__` lists."""
+    bound = {
+        name
+        for name, value in vars(stateful_executor).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", "").partition(".")[0] == "stateful_executor"
+    }
+    assert bound == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring(name: str) -> None:
+    """Each public name has a docstring of its own, which tells since when it is there."""
+    doc = vars(getattr(stateful_executor, name)).get("__doc__")
+    assert doc
+    assert ".. versionadded:: " in doc
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_methods_have_docstrings(name: str) -> None:
+    """Each public method that the class defines itself has a docstring."""
+    members = vars(getattr(stateful_executor, name)).items()
+    bare = [
+        member
+        for member, value in members
+        if not member.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, property | classmethod | staticmethod))
+        and not inspect.getdoc(value)
+    ]
+    assert not bare
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name: str) -> None:
+    """Errors show where to import them from, and are what people catch already."""
+    error = getattr(stateful_executor, name)
+    assert error.__module__ == "stateful_executor"
+    assert error is getattr(stateful_executor.errors, name)
+    assert issubclass(error, RuntimeError)
+
+
+def test_broken_pool_is_the_standard_librarys() -> None:
+    """Code that catches the standard library's error catches ours."""
+    assert stateful_executor.errors.BrokenThreadPool is BrokenThreadPool
+    assert issubclass(BrokenThreadPool, BrokenExecutor)
+
+
+def test_version() -> None:
+    """The version is that of the installed package, and there is no other name like it."""
+    try:
+        installed = importlib.metadata.version("stateful-executor")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package runs from its source tree, without metadata")
+    assert stateful_executor.__version__ == installed
+
+
+def test_other_names() -> None:
+    """A name that is not there is missed in the usual way."""
+    with pytest.raises(AttributeError, match="'stateful_executor' has no attribute 'nonsense'"):
+        stateful_executor.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_imports() -> None:
+    """The package imports the standard library and typing_extensions, and nothing else."""
+    script = "import sys; before = set(sys.modules); import stateful_executor; print(*set(sys.modules) - before)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = {module.partition(".")[0] for module in done.stdout.split()}
+    stdlib = sys.stdlib_module_names | {"_missing_stdlib_info"}  # which 3.15's `traceback` imports, and the set lacks
+    assert imported - stdlib <= {"stateful_executor", "typing_extensions"}
+
+
+def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of `function`, without annotations."""
+    return [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+
+
+def test_futures_are_alike() -> None:
+    """`submit` makes them by itself, for speed: it fills in what `new_task` does."""
+    with StatefulThreadPoolExecutor(1) as pool:
+        go_on = threading.Event()
+        pool.submit(go_on.wait)
+        made = new_task(inside(pool), int, (1,), {"key": 2}, None), pool.submit(int, 1, key=2)
+        slots = [{name for name in Task.__slots__ if hasattr(task, name)} for task in made]
+        assert made[1].cancel()
+        go_on.set()
+    assert slots[0] == slots[1]
+    assert set(Task.__slots__) - slots[0] == {
+        "_failure",
+        "_made_bridge",
+        "_refusal",
+        "_result",
+        "_taken_over",
+        "_unheeded",
+    }
+
+
+@pytest.mark.parametrize("name", ["__init__", "submit", "map", "shutdown"])
+def test_signature(name: str) -> None:
+    """The standard library's parameters come first, the same in name, kind and default; ours are keywords."""
+    theirs = parameters(getattr(ThreadPoolExecutor, name))
+    ours = parameters(getattr(StatefulThreadPoolExecutor, name))
+    if theirs[-1].kind is inspect.Parameter.VAR_KEYWORD and name == "__init__":
+        theirs.pop()  # 3.14 takes anything here, for subclasses
+    assert ours[: len(theirs)] == theirs
+    for extra in ours[len(theirs) :]:
+        assert extra.kind is inspect.Parameter.KEYWORD_ONLY
+        assert extra.default is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_readme(name: str) -> None:
+    """The README mentions each public name."""
+    assert name in (ROOT / "README.md").read_text(encoding="utf-8")

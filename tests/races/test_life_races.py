@@ -1,0 +1,723 @@
+"""Staged interleavings in the life of workers, states and scopes: what comes while one of them is just ending."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import wait
+from functools import partial
+from typing import Any
+
+import pytest
+
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _crew, _stats
+from stateful_executor._crew import Crew
+from stateful_executor._permits import Permits
+from stateful_executor._waiter import Waiter, here
+from stateful_executor._states import TearDown
+from stateful_executor._worker import Worker
+
+
+def in_thread(fn: Callable[[], object]) -> None:
+    """Run `fn` in another thread, to its end."""
+    thread = threading.Thread(target=fn)
+    thread.start()
+    thread.join()
+
+
+def before(method: str, hook: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch, cls: type = Worker) -> None:
+    """Call `hook` before `cls.method`, the first time."""
+    original = getattr(cls, method)
+    hooks = [hook]
+
+    def staged(self: Any, *args: Any) -> Any:
+        if hooks:
+            hooks.pop()(self)
+        return original(self, *args)
+
+    monkeypatch.setattr(cls, method, staged)
+
+
+def on_teardown_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `then` when the end of a scope has asked a worker to tear down."""
+    original = Worker.ask
+
+    def ask(self: Worker, request: Any) -> None:
+        original(self, request)
+        if isinstance(request, TearDown):
+            then()
+
+    monkeypatch.setattr(Worker, "ask", ask)
+
+
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_start_that_is_interrupted_and_fails(fails_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while another thread starts the only worker, and that start fails: who relies on it is not left."""
+    entered, go_on, failed = (threading.Event() for _ in range(3))
+    true_start, true_leave = Worker.start, Crew.leave
+
+    def start(_: Worker) -> None:
+        entered.set()
+        assert go_on.wait(10)
+        raise RuntimeError("can't start new thread")
+
+    def leave(registry: Crew, worker: Worker) -> None:
+        true_leave(registry, worker)
+        failed.set()
+
+    class InterruptedWaiter(Waiter):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert entered.wait(10)
+            if fails_first:
+                go_on.set()
+                assert failed.wait(10)
+            monkeypatch.setattr(Worker, "start", true_start)
+            raise KeyboardInterrupt
+
+    pool = StatefulThreadPoolExecutor(1)
+    with monkeypatch.context() as patch:
+        monkeypatch.setattr(Worker, "start", start)
+        patch.setattr(Crew, "leave", leave)
+        patch.setattr(_crew, "Waiter", InterruptedWaiter)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(int)
+    other: list[Any] = []
+    in_thread(lambda: other.append(pool.submit(int)))
+    go_on.set()
+    try:
+        assert other[0].result(5) == 0  # by a worker that was started for it
+    except RuntimeError as error:
+        assert "has no worker for this task" in str(error)
+        assert not fails_first
+    assert pool.submit(int).result(5) == 0
+    pool.shutdown()
+
+
+class TestRetirement:
+    """A worker leaves after `idle_timeout`, and something comes meanwhile."""
+
+    @pytest.mark.parametrize("ends", [True, False])
+    def test_task_and_shutdown_after_the_last_look(self, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It has looked, found nothing and is about to leave: what was accepted runs, also if the pool is shut down."""
+        futures = []
+
+        def meanwhile(_: Worker) -> None:
+            futures.append(pool.submit(int))
+            if ends:
+                pool.shutdown(wait=False)
+
+        before("_leave", lambda worker: in_thread(lambda: meanwhile(worker)), monkeypatch)
+        pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
+        pool.submit(int).result()
+        while not futures:
+            pass
+        assert futures[0].result(5) == 0
+        pool.shutdown(timeout=5)
+
+    def test_task_at_the_last_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker stays for it, and when it is idle again it does not seem to be asleep before it is."""
+        futures = []
+
+        def meanwhile(registry: Crew, _: Worker) -> None:
+            if not futures:
+                in_thread(lambda: futures.append(pool.submit(lambda: here.worker.asleep)))
+
+        retire = Crew.retire
+        monkeypatch.setattr(
+            Crew, "retire", lambda registry, worker: meanwhile(registry, worker) or retire(registry, worker)
+        )
+        with StatefulThreadPoolExecutor(1, idle_timeout=0) as pool:
+            pool.submit(int).result()
+            while not futures:
+                pass
+            assert futures[0].result(5) is False
+
+    def test_task_and_shutdown_during_the_teardown(self) -> None:
+        """The same, later: it is tearing down."""
+        tearing, go_on = threading.Event(), threading.Event()
+        pool = StatefulThreadPoolExecutor(
+            1, initializer=list, finalizer=lambda _: (tearing.set(), go_on.wait()), idle_timeout=0
+        )
+        pool.submit(int).result()
+        tearing.wait()
+        future = pool.submit(int)
+        pool.shutdown(wait=False)
+        go_on.set()
+        assert future.result(5) == 0
+        pool.shutdown(timeout=5)
+
+    def test_scope_end_during_the_teardown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The scope waits for that teardown, but not for the task for which the worker then stays."""
+        tearing, go_on, over = threading.Event(), threading.Event(), threading.Event()
+        on_teardown_asked(go_on.set, monkeypatch)
+        pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
+        with pool.scope() as scope:
+            scope.with_state(list, finalizer=lambda _: (tearing.set(), go_on.wait())).submit(len).result()
+            tearing.wait()
+            future = pool.submit(over.wait, 10)
+        over.set()
+        assert future.result() is True
+        pool.shutdown()
+
+    def test_sweep_during_the_last_look(self) -> None:
+        """A sweep moves the task from the one deque to the other while the worker looks from the other to the one."""
+        tearing, go_on = threading.Event(), threading.Event()
+        pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
+        registry = inside(pool)
+        view = pool.with_state(list, finalizer=lambda _: (tearing.set(), go_on.wait()))
+        view.submit(len).result()
+        tearing.wait()
+        pool.submit(int).cancel()
+        registry.compact()
+        assert registry.head is not registry.tail
+        assert not registry.head
+        live = pool.submit(int)
+
+        class Staged(type(registry.run_queue)):  # type: ignore[misc]
+            looks = 0
+
+            @property
+            def tail(self) -> Any:
+                if threading.current_thread() is worker:
+                    Staged.looks += 1
+                    if Staged.looks == 2:  # first it locks the deque, then it looks
+                        in_thread(self.compact)
+                return self.__dict__["tail"]
+
+            @tail.setter
+            def tail(self, tail: Any) -> None:
+                self.__dict__["tail"] = tail
+
+        worker = next(iter(registry.workers)).thread
+        registry.run_queue.__class__ = Staged
+        go_on.set()
+        assert live.result(5) == 0
+        registry.run_queue.__class__ = Staged.__base__
+        pool.shutdown()
+
+    def test_finalizer_of_something_submits_meanwhile(self) -> None:
+        """What is collected while the worker stays or goes may submit in its thread: no more than `max_workers`."""
+        tearing, go_on = threading.Event(), threading.Event()
+        pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
+        view = pool.with_state(list, finalizer=lambda _: (tearing.set(), go_on.wait()))
+        view.submit(len).result()
+        tearing.wait()
+        worker = next(iter(inside(pool).workers)).thread
+        stays_with: list[int] = []
+
+        class Workers(dict[Any, None]):
+            looked = False
+
+            def __len__(self) -> int:
+                length = super().__len__()
+                if threading.current_thread() is worker and not self.looked:
+                    self.looked = True
+                    futures.append(pool.submit(int))
+                return length
+
+            def __setitem__(self, key: Any, value: None) -> None:
+                super().__setitem__(key, value)
+                if key.thread is worker:
+                    stays_with.append(super().__len__())
+
+        inside(pool).workers = Workers(inside(pool).workers)
+        futures = [pool.submit(int)]
+        go_on.set()
+        assert futures[0].result(5) == 0
+        pool.shutdown()
+        assert [future.result(5) for future in futures] == [0, 0]
+        assert set(stays_with) == {1}  # it may have been about to leave more than once
+
+
+class TestFailedStarts:
+    """A worker is one of the pool's, and then its thread does not start."""
+
+    def test_submit_that_relied_on_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another task was accepted, as that worker would run it; Ctrl-C comes in its start: another worker starts."""
+        futures = []
+
+        def meanwhile(_: Worker) -> None:
+            in_thread(lambda: futures.append(pool.submit(int)))
+            raise KeyboardInterrupt
+
+        before("start", meanwhile, monkeypatch)
+        pool = StatefulThreadPoolExecutor(1)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(int)
+        assert futures[0].result(5) == 0
+        pool.shutdown()
+
+    def test_broadcast_to_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its part of a broadcast ends."""
+        futures = []
+
+        def meanwhile(_: Worker) -> None:
+            in_thread(lambda: futures.extend(pool.broadcast(int)))
+            raise RuntimeError("can't start new thread")
+
+        before("start", meanwhile, monkeypatch)
+        pool = StatefulThreadPoolExecutor(1)
+        with pytest.raises(RuntimeError, match="can't start"):
+            pool.submit(int)
+        assert all(future.cancelled() for future in futures)
+        pool.shutdown()
+
+    def test_number_is_given_back_once_it_has_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ctrl-C before it had a number: the next worker is number 0 all the same."""
+
+        def interrupt(_: Worker) -> None:
+            raise KeyboardInterrupt
+
+        before("take_index", interrupt, monkeypatch)
+        with StatefulThreadPoolExecutor(1, "prefix") as pool:
+            with pytest.raises(KeyboardInterrupt):
+                pool.submit(int)
+            assert not any(index < 0 for index in inside(pool).free_indices)
+
+
+@pytest.mark.parametrize("check", [lambda _: False, partial(int, "not a number".join)])
+def test_new_own_state_fails_its_check(check: Callable[[Any], Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Tasks that need it fail, the others run, and no worker dies of it; then it is good again."""
+    bad = True
+
+    def sometimes(state: list[Any]) -> Any:
+        return check(state) if bad else True
+
+    with StatefulThreadPoolExecutor(1, initializer=list, policy=StatePolicy(check=sometimes)) as pool:
+        assert pool.submit(int).result(5) == 0
+        assert isinstance(pool.with_state().submit(len).exception(5), (InitializerError, TypeError))
+        assert pool.submit(int).result(5) == 0
+        bad = False
+        assert pool.with_state().submit(len).result(5) == 0
+    assert "a bug in stateful_executor" not in caplog.text
+
+
+def test_submit_from_within_a_broadcast() -> None:
+    """A finalizer, or a signal's handler, that submits while the workers are looked through."""
+
+    class Among(dict[Any, None]):
+        def __contains__(self, worker: object) -> bool:
+            for _ in range(3):  # more than there are idle workers
+                pool.submit(int)
+            return super().__contains__(worker)
+
+    with StatefulThreadPoolExecutor(3) as pool:
+        everyone = threading.Barrier(2)
+        for future in [pool.submit(everyone.wait) for _ in range(2)]:
+            future.result()
+        view = pool.with_state(list)
+        while len(inside(pool).idle) < 2:
+            pass
+        view._binding.holders = Among.fromkeys(inside(pool).workers)
+        assert [future.result(5) for future in view.broadcast(len)] == [0, 0]
+
+
+def test_interrupted_on_leaving_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coroutine was woken, as a place is free, and is interrupted before it takes it: the next in line does."""
+    errors: list[BaseException] = []
+
+    def interrupt(_: Permits) -> None:
+        raise KeyboardInterrupt
+
+    def run() -> None:
+        try:
+            asyncio.run(pool.asubmit(int))  # type: ignore[arg-type]
+        except BaseException as exc:
+            errors.append(exc)
+
+    busy, go_on = threading.Event(), threading.Event()
+    futures = []
+    with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+        pool.submit(lambda: (busy.set(), go_on.wait()))
+        busy.wait()
+        waiting = pool.submit(int)
+        lines = [threading.Thread(target=run), threading.Thread(target=lambda: futures.append(pool.submit(int)))]
+        for number, thread in enumerate(lines, 1):
+            thread.start()
+            while len(inside(pool).waiters) < number:
+                pass
+        turn = Permits.turn
+        turns: list[None] = []
+
+        def interrupted_turn(registry: Permits, *args: Any) -> bool:
+            if threading.current_thread() is lines[0] and not turns:
+                turns.append(None)
+                before("left_line", interrupt, monkeypatch, Permits)
+                raise KeyboardInterrupt
+            return turn(registry, *args)
+
+        monkeypatch.setattr(Permits, "turn", interrupted_turn)
+        go_on.set()
+        assert waiting.result(5) == 0
+        for thread in lines:
+            thread.join(5)
+        left = [thread.is_alive() for thread in lines]
+        inside(pool).notify_if_work_pending()  # else the block would never end
+        for thread in lines:
+            thread.join()
+    assert left == [False, False]
+    assert isinstance(errors[0], KeyboardInterrupt)
+    assert futures[0].result(5) == 0
+
+
+class TestScopeEnd:
+    """A scope ends while a worker is busy with one of its states, in a task that is not the scope's."""
+
+    @pytest.fixture(autouse=True)
+    def _stage(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the worker waits for in a hook comes only after it was asked to tear down, and has answered."""
+        self.started, self.busy, self.go_on = threading.Event(), threading.Event(), threading.Event()
+        self.torn_down: list[object] = []
+        self.seen: list[int] = []  # when the scope was told that all is torn down, how much was
+        answer, done = TearDown.answer, TearDown.done
+
+        def answers(request: TearDown, worker: Worker) -> None:
+            answer(request, worker)
+            self.go_on.set()
+
+        def is_done(request: TearDown) -> None:
+            self.seen.append(len(self.torn_down))
+            done(request)
+
+        monkeypatch.setattr(TearDown, "answer", answers)
+        monkeypatch.setattr(TearDown, "done", is_done)
+
+    def hold(self) -> None:
+        """A task that others wait for."""
+        self.busy.set()
+        self.go_on.wait()
+
+    def test_state_in_the_making(self) -> None:
+        """Its initializer waits for something, so that the worker serves requests: it is torn down before the end."""
+
+        def initialize() -> list[int]:
+            self.started.set()
+            other.result()
+            return [1]
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            other = pool.submit(self.hold)
+            self.busy.wait()
+            with pool.scope() as scope:
+                view = scope.with_state(initialize, finalizer=self.torn_down.append)
+                future = pool.submit(view.bind(list.copy))
+                self.started.wait()
+            assert future.result() == [1]
+        assert self.seen == [1]
+        assert self.torn_down == [[1]]
+
+    def test_failure_in_the_making(self) -> None:
+        """The same, and there is none in the end: the scope ends all the same."""
+
+        def initialize() -> list[int]:
+            self.started.set()
+            other.result()
+            raise ValueError
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            other = pool.submit(self.hold)
+            self.busy.wait()
+            with pool.scope() as scope:
+                future = pool.submit(scope.with_state(initialize).bind(list.copy))
+                self.started.wait()
+            assert isinstance(future.exception(), InitializerError)
+        assert self.seen == [0]
+
+    @pytest.mark.parametrize("how", ["discard", "discard_all", "nested"])
+    def test_teardown_under_way(self, how: str) -> None:
+        """Its teardown waits for something: the scope does not end before it has."""
+
+        def finalize(state: object) -> None:
+            self.started.set()
+            other.result()
+            self.torn_down.append(state)
+
+        def use(_: object) -> None:
+            if how == "discard":
+                view.discard()
+            elif how == "discard_all":
+                view.discard_all()
+            else:
+                bound()
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            other = pool.submit(self.hold)
+            self.busy.wait()
+            with pool.scope() as scope:
+                view = scope.with_state(object, finalizer=finalize)
+                bound = view.bind(lambda _: None)
+                future = pool.submit(view.bind(use))
+                self.started.wait()
+            future.result()
+        assert self.seen == [len(self.torn_down)]
+        assert len(self.torn_down) == (2 if how == "nested" else 1)
+
+    def test_teardown_that_needs_such_a_state(self) -> None:
+        """The finalizer calls a bound function of the same view: refused, and nothing hangs."""
+        errors: list[str] = []
+
+        def finalize(_: object) -> None:
+            try:
+                bound()
+            except RuntimeError as exc:
+                errors.append(str(exc))
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            with pool.scope() as scope:
+                view = scope.with_state(list, finalizer=finalize)
+                bound = view.bind(len)
+                view.submit(len).result()
+            assert len(errors) == 1
+            assert "has ended" in errors[0]
+            assert pool.submit(int).result(5) == 0
+
+    def test_retiring_teardown_that_makes_another_state(self) -> None:
+        """The worker retires, and the finalizer calls a bound function: that state is torn down before the end, too."""
+
+        def finalize(state: object) -> None:
+            if not self.started.is_set():
+                bound()
+                self.started.set()
+                other.result()
+            self.torn_down.append(state)
+
+        with StatefulThreadPoolExecutor(2, idle_timeout=0.001) as pool:
+            other = pool.submit(self.hold)
+            self.busy.wait()
+            with pool.scope() as scope:
+                view = scope.with_state(object, finalizer=finalize)
+                bound = view.bind(lambda _: None)
+                view.submit(id).result()
+                self.started.wait()
+        assert self.seen
+        assert set(self.seen) == {2}
+
+    def test_waiter_gone_at_the_second_look(self) -> None:
+        """The worker stops waiting while it is asked for something."""
+
+        class Staged(Worker):
+            looks = 0
+
+            @property
+            def waiter(self) -> Any:
+                Staged.looks += 1
+                return Waiter() if Staged.looks == 1 else None
+
+            @waiter.setter
+            def waiter(self, _: Any) -> None: ...
+
+        busy, go_on = threading.Event(), threading.Event()
+        with StatefulThreadPoolExecutor(1, initializer=list) as pool:
+            pool.submit(lambda: (busy.set(), go_on.wait()))
+            busy.wait()
+            next(iter(inside(pool).workers)).__class__ = Staged
+            try:
+                pool.with_state().discard_all()
+            finally:
+                go_on.set()
+            assert Staged.looks
+
+
+class TestDeadline:
+    """The thread of a scope's timeout, against the thread that runs the block."""
+
+    def test_comes_while_the_scope_seems_closed(self) -> None:
+        """The block has closed the scope, and takes that back, as a task was submitted meanwhile."""
+        passed = threading.Event()
+
+        class Pending(dict[Any, Any]):
+            looks = 0
+
+            def pop(self, *args: Any) -> Any:
+                result = super().pop(*args)
+                if args == (None, None):
+                    self.looks += 1
+                    if self.looks == 2:  # closed, and about to look once more
+                        passed.wait(1)
+                        self[other] = None
+                        threading.Thread(target=lambda: (gate.wait(1), scope._ended(other))).start()
+                return result
+
+        gate = threading.Event()
+        with StatefulThreadPoolExecutor(1) as pool:
+            other = pool.submit(int)
+            wait([other])
+            scope = pool.scope(timeout=0.01)
+            original = scope._time_out
+            scope._time_out = lambda: (original(), passed.set(), gate.set())  # type: ignore[assignment]
+            with pytest.raises(TimeoutError):
+                with scope:
+                    scope._pending = Pending()
+
+    def test_zero(self) -> None:
+        """No seconds at all: nothing begins, however late the thread is."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            ran: list[int] = []
+            for n in range(50):
+                with pytest.raises(TimeoutError):
+                    with pool.scope(timeout=0) as scope:
+                        scope.submit(ran.append, n)
+            assert not ran
+
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    def test_cancel_against_a_submit_that_is_about_to_block(self, moment: str) -> None:
+        """Cancelled just before or after it enters the line: it is refused."""
+
+        class Line(dict[Any, None]):
+            def __setitem__(self, waiter: Any, value: None) -> None:
+                if moment == "before":
+                    in_thread(scope.cancel)
+                super().__setitem__(waiter, value)
+                if moment == "after":
+                    in_thread(scope.cancel)
+
+        go_on = threading.Event()
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            pool.submit(go_on.wait)
+            while inside(pool).backlog():
+                pass
+            waits = pool.submit(int)
+            with pool.scope() as scope:
+                scope._submitters = Line()
+                with pytest.raises(RuntimeError, match="was cancelled"):
+                    scope.submit(int)
+                assert not scope._submitters
+                assert not inside(pool).waiters
+            go_on.set()
+            assert waits.result(5) == 0
+
+    def test_two_failures_at_once(self) -> None:
+        """Both want to cancel the scope: one does, both errors are raised, and nothing waits for ever."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            for _ in range(50):
+                both = threading.Barrier(2)
+                with pytest.raises(ExceptionGroup) as caught:
+                    with pool.scope(fail_fast=True) as scope:
+                        futures = [scope.submit(lambda both=both: 1 // (both.wait() * 0)) for _ in range(2)]
+                        waiting = []
+                        try:
+                            while True:
+                                waiting.append(scope.submit(int))
+                        except RuntimeError as exc:
+                            assert "was cancelled" in str(exc)
+                            raise
+                assert len(caught.value.exceptions) == 2
+                assert all(future.done() for future in futures + waiting)
+
+
+class TestDiscardAll:
+    """`discard_all` against a worker that makes its first state."""
+
+    @pytest.mark.parametrize("moment", ["entering", "making", "made"])
+    def test_first_state(self, moment: str) -> None:
+        """What was made before is replaced, what is made afterwards stays, and no worker is overlooked."""
+        numbers = iter(range(10))
+
+        def discard() -> None:
+            in_thread(view.discard_all)
+
+        def initialize() -> int:
+            number = next(numbers)
+            if moment == "making" and number == 0:
+                discard()
+            return number
+
+        class Holders(dict[Any, None]):
+            def __setitem__(self, worker: Any, value: None) -> None:
+                if moment == "entering" and not self:
+                    discard()
+                super().__setitem__(worker, value)
+
+        def use(number: int) -> int:
+            if moment == "made" and number == 0:
+                discard()
+            return number
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(initialize)
+            view._binding.holders = Holders()
+            expected = [0, 0] if moment == "entering" else [0, 1]
+            assert [view.submit(use).result(5) for _ in range(2)] == expected
+        stats = pool.stats()
+        assert stats.states_discarded == expected[1]
+        assert stats.states_torn_down == stats.states_made == expected[1] + 1
+
+    def test_teardown_runs_a_task_that_needs_a_state(self) -> None:
+        """While the first of two stale states is torn down, the second one is lent to nobody."""
+        stale: list[object] = []
+        lent: list[object] = []
+
+        def generate() -> Generator[object]:
+            state = object()
+            yield state
+            if state in stale and not lent:
+                lent.append(None)
+                view.submit(lent.append).result()
+
+        def outer() -> None:
+            deep()  # two states are there after this
+            view.discard_all()
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(generate)
+            deepest = view.bind(stale.append)
+
+            def second(state: object) -> None:
+                stale.append(state)
+                deepest()
+
+            deep = view.bind(second)
+            pool.submit(lambda: (outer(), view.bind(lambda _: None)())).result(5)
+            assert len(lent) == 2
+            assert lent[1] not in stale
+
+
+def test_looking_from_within_a_count() -> None:
+    """A finalizer that a collection runs in the middle of a count may ask for the figures: it gets some."""
+    looked: list[int] = []
+
+    class Ones(list[None]):
+        def __delitem__(self, index: Any) -> None:
+            looked.append(tally.value())
+            super().__delitem__(index)
+
+    tally = _stats.Tally()
+    tally.ones = Ones([None] * _stats.CARRIED)
+    thread = threading.Thread(target=tally.carry, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(looked) == 1
+    assert tally.value() == _stats.CARRIED
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_map_unordered_in_a_forked_child() -> None:
+    """Its tasks are the parent's: it raises there, as `result` and `map` do, and does not wait for ever."""
+    script = """if True:
+        import faulthandler, os, threading, warnings
+        from concurrent.futures.thread import BrokenThreadPool
+        from stateful_executor import StatefulThreadPoolExecutor
+        warnings.simplefilter("ignore")
+        go_on = threading.Event()
+        with StatefulThreadPoolExecutor(1) as pool:
+            maps = [pool.map(go_on.wait, [5]), pool.map_unordered(go_on.wait, [5])]
+            child = os.fork()
+            if not child:
+                faulthandler.dump_traceback_later(5, exit=True)
+                raised = 0
+                for results in maps:
+                    try:
+                        next(results)
+                    except BrokenThreadPool:
+                        raised += 1
+                os._exit(raised)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            go_on.set()
+        assert status == 2, status
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

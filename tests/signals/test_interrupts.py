@@ -1,0 +1,372 @@
+"""Ctrl-C at every point at which CPython looks at signals, one run for each point.
+
+The point between the end of a `with` body and the first instruction of `__exit__` is Python's own: see `Scope`.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import time
+from _thread import _count, allocate_lock, start_new_thread
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from itertools import product
+from typing import Any
+
+import pytest
+from interrupts import Interrupt
+
+from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy, _exit
+
+Pool = StatefulThreadPoolExecutor[Any]
+
+
+class Run:
+    """One run of a scenario: what it leaves for the check afterwards."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.scope: Scope | None = None
+        self.inner: Scope | None = None
+        self.futures: list[Future[object]] = []
+        self.threads = _count()
+        self.go_on = allocate_lock()  # not an Event, which is Python code that could be interrupted itself
+        self.go_on.acquire()
+
+    def hold(self) -> None:
+        """A task that ends when `go_on` is released, or after a while where Ctrl-C came before that."""
+        if self.go_on.acquire(timeout=0.05):
+            self.go_on.release()
+
+    def hold_in_scope(self) -> None:
+        """A task that ends when its scope is cancelled."""
+        while self.scope is None or not self.scope.cancelled:
+            time.sleep(0)
+
+
+def submit(run: Run) -> None:
+    """Submit, and take the results."""
+    for n in range(3):
+        run.futures.append(run.pool.submit(pow, 2, n))
+    for future in run.futures:
+        future.result()
+
+
+def blocked(run: Run) -> None:
+    """Submit while the worker is held: on a bounded pool this blocks."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    for n in range(3):
+        run.futures.append(run.pool.submit(pow, 2, n))
+    for future in run.futures:
+        future.result()
+
+
+def _release_soon(lock: object) -> None:
+    time.sleep(0.005)  # the stretch of time that the others are blocked
+    lock.release()  # type: ignore[attr-defined]
+
+
+def scoped(run: Run) -> None:
+    """A scope with a few tasks."""
+    with run.pool.scope() as run.scope:
+        for n in range(3):
+            run.futures.append(run.scope.submit(pow, 2, n))
+
+
+def with_states(run: Run) -> None:
+    """A scope with states of its own."""
+    with run.pool.scope() as run.scope:
+        view = run.scope.with_state(list)
+        for n in range(3):
+            run.futures.append(view.submit(list.append, n))
+
+
+def cancelling(run: Run) -> None:
+    """Cancel a task that others wait for."""
+    try:
+        run.futures.append(run.pool.submit(run.hold))
+        future = run.pool.submit(pow, 2, 3)
+        run.futures.append(future)
+        future.cancel()
+    finally:
+        run.go_on.release()
+
+
+def mapping(run: Run) -> None:
+    """Maps with and without a buffer, and with chunks."""
+    list(run.pool.map(pow, range(4), range(4), buffersize=2))
+    list(run.pool.map(pow, range(4), range(4), chunksize=2))
+
+
+def failing(run: Run) -> None:
+    """A scope with a deadline, one of whose tasks fails, so that the rest is cancelled."""
+    with (
+        suppress(ExceptionGroup, RuntimeError),  # a submit after the failure is refused
+        run.pool.scope(timeout=60, fail_fast=True) as run.scope,
+    ):
+        for n in (1, 0, 1):
+            run.futures.append(run.scope.submit(divmod, 1, n))
+
+
+def out_of_time(run: Run) -> None:
+    """A scope whose deadline comes while its body submits, and blocks where there is a bound."""
+    with suppress(TimeoutError), run.pool.scope(timeout=0.002) as run.scope:
+        for _ in range(3):
+            run.futures.append(run.scope.submit(run.hold_in_scope))
+
+
+def blocked_in_scope(run: Run) -> None:
+    """Submit to a scope while the worker is held: on a bounded pool this blocks."""
+    with run.pool.scope() as run.scope:
+        run.futures.append(run.scope.submit(run.hold))
+        start_new_thread(_release_soon, (run.go_on,))
+        for n in range(3):
+            run.futures.append(run.scope.submit(pow, 2, n))
+
+
+def broadcasting(run: Run) -> None:
+    """Broadcast, also to those who hold a state, which is replaced."""
+    view = run.pool.with_state(list)
+    run.futures.append(view.submit(len))
+    run.futures += run.pool.broadcast(int)
+    run.futures[-1].result()
+    view.discard_all()
+    run.futures += view.broadcast(len)
+    for future in run.futures:
+        future.result()
+    with run.pool.scope() as run.scope:
+        run.futures += run.scope.with_state().broadcast(len)
+
+
+def unordered(run: Run) -> None:
+    """Results as they come, of the pool and of a scope."""
+    list(run.pool.map_unordered(pow, range(4), range(4), buffersize=2))
+    with run.pool.scope() as run.scope:
+        list(run.scope.map_unordered(pow, range(4), range(4), chunksize=2))
+
+
+def looking(run: Run) -> None:
+    """Look at the figures meanwhile."""
+    run.futures.append(run.pool.submit(pow, 2, 3))
+    run.pool.stats()
+    run.futures[0].cancel()
+    repr(run.pool)
+
+
+def retiring(run: Run) -> None:
+    """Each task may find that the worker is just leaving; each state is torn down."""
+    view = run.pool.with_state(list, finalizer=list.clear)
+    for _ in range(3):
+        run.futures.append(view.submit(len))
+        with suppress(CancelledError):
+            run.futures[-1].result()
+
+
+def waiting(run: Run) -> None:
+    """Wait for a task that has not ended, without and with a timeout."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    with suppress(TimeoutError):
+        run.futures[0].exception(0.001)
+    run.futures[0].result()
+
+
+def scope_end_waits(run: Run) -> None:
+    """The end of a scope, of one inside, and of its states, while a task runs."""
+    start_new_thread(_release_soon, (run.go_on,))
+    with run.pool.scope() as run.scope:
+        view = run.scope.with_state(list)
+        run.futures.append(view.submit(lambda _: run.hold()))
+        with run.pool.scope() as inner:
+            run.inner = inner
+            run.futures.append(inner.submit(pow, 2, 3))
+
+
+def shut_down(run: Run) -> None:
+    """Shut down while tasks run and wait, in each mode."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    run.pool.shutdown(wait=False)
+    with suppress(TimeoutError):
+        run.pool.shutdown(timeout=0.001)
+    run.pool.shutdown(cancel_futures=True)
+    with suppress(RuntimeError):
+        run.pool.submit(int)
+
+
+def left(run: Run) -> None:
+    """Leave a `with` block of the pool while a task runs."""
+    with run.pool:
+        run.futures.append(run.pool.submit(run.hold))
+        start_new_thread(_release_soon, (run.go_on,))
+
+
+def views(run: Run) -> None:
+    """Views with a policy, bound functions, and replaced states."""
+    policy = StatePolicy(max_tasks=1, reset=list.clear)
+    view = run.pool.with_state(list, policy=policy)
+    run.futures.append(view.submit(len))
+    run.futures.append(run.pool.submit(view.bind(len)))
+    view.discard_all()
+    list(view.map(lambda state, n: n, range(2)))
+
+
+def full(run: Run) -> None:
+    """A bounded pool's submit gives up."""
+    inside(run.pool).submit_timeout = 0.001
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    for n in range(3):
+        with suppress(BacklogFull):
+            run.futures.append(run.pool.submit(pow, 2, n))
+
+
+def closing(run: Run) -> None:
+    """Close maps midway."""
+    for door in (run.pool.map, run.pool.map_unordered):
+        results = door(pow, range(4), range(4), buffersize=2)
+        next(results)
+        results.close()  # type: ignore[attr-defined]  # a generator
+
+
+def by_hand(run: Run) -> None:
+    """Callbacks, and tasks finished by hand while the worker is held."""
+    run.futures.append(run.pool.submit(run.hold))
+    future = run.pool.submit(pow, 2, 3)
+    future.add_done_callback(Future.done)
+    with suppress(InvalidStateError):
+        future.set_result(8)
+    run.go_on.release()
+
+
+def making(run: Run) -> None:
+    """Make pools, use one, and drop them."""
+    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True}):
+        pool: Pool = StatefulThreadPoolExecutor(1, **options)  # type: ignore[call-overload]
+        run.futures.append(pool.submit(pow, 2, 3))
+        repr(pool)
+        del pool
+
+
+def breaking(run: Run) -> None:
+    """Submit while the initializer fails."""
+    pool: Pool = StatefulThreadPoolExecutor(1, initializer=_fail)
+    with pool, suppress(RuntimeError):
+        for _ in range(3):
+            run.futures.append(pool.submit(int))
+
+
+def _fail() -> None:
+    raise LookupError
+
+
+def _in_window(where: str) -> bool:
+    """Whether Ctrl-C came at the entry of a scope's `__exit__`."""
+    return re.search(r"_scope.py:\d+ __exit__ \w*RESUME", where) is not None
+
+
+def check(run: Run, where: str) -> None:
+    """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
+    if run.scope is not None and _in_window(where):
+        # Else the thread for its timeout sleeps on; if it has not begun yet, the next run would count it as its own.
+        run.scope._end_alarm()
+    elif run.scope is not None:
+        assert not run.scope._pending, "a task of the scope is left"
+        assert not run.scope._submitters, "somebody seems to wait in the scope"
+        assert all(future.done() for future in run.futures)
+    for registry in _exit._alive():
+        if registry.pool is not None and registry.pool() is None:
+            registry.refuse(RuntimeError)  # as its callback, at the entry of which Python ignores Ctrl-C, had no time to
+    inside(run.pool).submit_timeout = None
+    if inside(run.pool).close_reason is None:
+        for n in range(3):
+            assert run.pool.submit(pow, 2, n).result(5) == 2**n
+    for future in run.futures:
+        with suppress(Exception):
+            future.exception(5)
+        assert future.done(), f"{future} is stranded"
+    run.pool.shutdown(timeout=5)
+    registry = inside(run.pool)
+    stats = run.pool.stats()
+    assert (stats.running, stats.backlog, stats.blocked_submitters) == (0, 0, 0)
+    assert stats.states_torn_down == stats.states_made
+    assert all(index >= 0 for index in registry.free_indices), "a worker that was never numbered gave its number back"
+    give_up = time.monotonic() + 20
+    # Also those for a timeout, which `threading` does not list. A function in Python returns without a look at signals.
+    while _count() > run.threads:
+        assert time.monotonic() < give_up, "a thread is left"
+        time.sleep(0)
+    if registry.free_permits is not None:
+        assert len(registry.free_permits) + registry.unissued == registry.max_backlog, "a place is lost"
+
+
+EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
+TWICE = (
+    *(unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
+    *(waiting, scope_end_waits, shut_down, left, views, full, closing, by_hand, making, breaking),
+)
+MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
+CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))]
+
+
+def _once(scenario: Callable[[Run], None], workers: int, max_backlog: int | None, interrupt: Interrupt) -> None:
+    """One run of the scenario with an interrupt, and the check of what it leaves."""
+    gc.collect()  # the last pool is not to be collected, with Ctrl-C in a weakref's callback, where Python drops it
+    own: dict[str, Any] = {"initializer": list} if scenario is broadcasting else {}
+    own |= {"idle_timeout": 0} if scenario is retiring else {}
+    run = Run(StatefulThreadPoolExecutor(workers, max_backlog=max_backlog, **own))
+    with suppress(KeyboardInterrupt), interrupt:
+        scenario(run)
+    try:
+        check(run, " ".join(interrupt.where))
+    except BaseException as exc:
+        exc.add_note(f"interrupted at {interrupt.where}, numbers {interrupt.next}")
+        raise
+
+
+def every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> list[int]:
+    """Run the scenario once for each point, with Ctrl-C there; the numbers of the points."""
+    points: list[int] = []
+    gc.collect()
+    gc.freeze()  # so that the collections below are short
+    at = 1
+    while at:
+        interrupt = Interrupt(at)
+        _once(scenario, workers, max_backlog, interrupt)
+        if interrupt.fresh:
+            continue
+        if interrupt.prodded and "_waiter.py" in " ".join(interrupt.where):  # then sleep through it, too
+            _once(scenario, workers, max_backlog, Interrupt(at, prod=False))
+        if interrupt.where:
+            points.append(at)
+        at = interrupt.next[0]
+    return points
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ctrl-C while a pool is collected
+@pytest.mark.parametrize(("scenario", "workers", "max_backlog"), CASES)
+def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> None:
+    """Ctrl-C at each point in turn: the scope is joined, nothing is lost, nobody sleeps, shutdown ends."""
+    assert len(every_point(scenario, workers, max_backlog)) > 12
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the second one, in a generator's end
+@pytest.mark.parametrize("scenario", MAIN)
+def test_twice(scenario: Callable[[Run], None]) -> None:
+    """A second Ctrl-C soon after the first, which meets what cleans up after that one."""
+    for at in every_point(scenario, 1, 1):
+        again = 1
+        while 0 < again < 400:
+            interrupt = Interrupt(at, again)
+            _once(scenario, 1, 1, interrupt)
+            again = interrupt.next[1] and again * 4 + at % 3
+
+
+if __name__ == "__main__":  # how many points there are
+    for case in CASES:
+        print(case[0].__name__, *case[1:], len(every_point(*case)), flush=True)
