@@ -19,6 +19,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from inside import hook
 
 import stateful_executor
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor

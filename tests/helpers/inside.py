@@ -76,8 +76,8 @@ __all__ = [
 
 # The name in tests, and the path to it.
 REGISTRY = {
-    name: path
-    for path, names in {
+    name: prefix + name
+    for prefix, names in {
         "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool"],
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
         "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "retire", "leave"],
@@ -85,7 +85,6 @@ REGISTRY = {
         "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "left_line"],
     }.items()
     for name in names
-    for path in [path + name]
 } | {
     "notify_if_work_pending": "notify_if_work_pending",
     "wake": "wake",
