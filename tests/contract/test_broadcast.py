@@ -1022,7 +1022,7 @@ class TestScopes:
             tearing.wait(20)
             with pool.scope() as scope:
                 view = scope.with_state()
-                assert list(view._binding.holders)  # until its teardown has ended
+                assert list(inside(view).holders)  # until its teardown has ended
                 assert view.broadcast(len) == []
             go_on.set()
         assert pool.stats().cancelled == 0

@@ -1550,12 +1550,12 @@ class TestDiscardAll:
         with StatefulThreadPoolExecutor(1) as pool:
             view = pool.with_state(states.make, finalizer=states.tear_down, policy=policy)
             if moment == "entered":
-                view._binding.holders = Holders()
+                inside(view).holders = Holders()
             else:
                 view.submit(same).result(SOON)
                 rest(pool)
                 careful = policy is not None or moment == "about to look at the era"
-                worker_of(pool).slots[view._binding].due = Due([None] if careful else [])
+                worker_of(pool).slots[inside(view).binding].due = Due([None] if careful else [])
             assert [view.submit(states.use).result(SOON) for _ in range(2)] == expected
             assert discards == [True]
         states.check(pool)
@@ -1771,7 +1771,7 @@ class TestBind:
                 assert str(error) == "the scope of this view has ended, and with it the states made by States.make"
             assert len(states.made) == 1
             assert not worker_of(pool).slots
-            assert not view._binding.holders
+            assert not inside(view).holders
 
 
 class TestBindWhileAScopeEnds:

@@ -349,8 +349,8 @@ class TestLeaving:
                 gc.collect()
                 assert sum(ref() is not None for ref in gone) <= 1  # the last one, which `shutdown` would wait for
                 assert len(inside(pool).retired) == 1
-                assert not view._binding.holders
-                assert not pool.with_state()._binding.holders
+                assert not inside(view).holders
+                assert not inside(pool.with_state()).holders
             assert sorted(inside(pool).free_indices) == [0]
 
 

@@ -137,8 +137,8 @@ class TestJoin:
             with pytest.raises(ZeroDivisionError):
                 scope.submit(divmod, 1, 0).result()
             pool.submit(int).result()  # the worker has forgotten the one before
-            assert not scope._pending
-            assert not scope._failures
+            assert not inside(scope).pending
+            assert not inside(scope).failures
 
     def test_map(self, pool: StatefulThreadPoolExecutor[None]) -> None:
         """What a map of the scope has submitted is joined, though nobody iterates."""

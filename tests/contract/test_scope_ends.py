@@ -315,7 +315,7 @@ class TestBlockedSubmit:
                 scope.submit(int)
                 with pytest.raises(BacklogFull):
                     scope.submit(int)
-                assert len(scope._submitters) == 0
+                assert len(inside(scope).permit_waiters) == 0
                 go_on.set()
         assert inside(pool).free_permits == [None]
 
@@ -645,19 +645,19 @@ class TestTimeout:
                 if args == (None, None):
                     self.looks += 1
                     if self.looks == 2:
-                        assert scope._closing == {}
+                        assert inside(scope).closing == {}
                         passed.wait()
                         self[other] = None  # of a submit in another thread, which has not looked at `_closing` yet
-                        threading.Thread(target=scope._ended, args=(other,)).start()
+                        threading.Thread(target=inside(scope).ended, args=(other,)).start()
                 return super().pop(*args)
 
         scope = single.scope(timeout=SOON)
-        scope._pending = Pending()
-        time_out = scope._time_out
-        scope._time_out = lambda: (time_out(), passed.set())  # type: ignore[method-assign, assignment, func-returns-value]
+        inside(scope).pending = Pending()
+        time_out = inside(scope).time_out
+        inside(scope).time_out = lambda: (time_out(), passed.set())  # type: ignore[method-assign, assignment, func-returns-value]
         with pytest.raises(TimeoutError), scope:
             pass
-        del scope._time_out
+        del inside(scope).time_out
 
 
 def run(main: Callable[[], Any]) -> Any:
@@ -980,7 +980,7 @@ class TestAsync:
                 await asyncio.gather(*[await view.asubmit(id) for _ in range(20)])
 
                 async def release() -> None:
-                    while not scope._closed:
+                    while not inside(scope).closed:
                         await asyncio.sleep(0)
                     go_on.set()
 

@@ -179,7 +179,7 @@ class TestTasks:
 
         def task() -> None:
             inner = pool.submit(int)
-            inner._token = Token([None])
+            inside(inner).claim = Token([None])
             inner.result()
 
         with StatefulThreadPoolExecutor(1) as pool:

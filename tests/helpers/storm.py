@@ -183,14 +183,14 @@ class Storm:
         self.lines.update(where[-1:])
         scope, queue = run.scope, inside(run.pool)
         begun = None
-        if scope is not None and scope._entered and not scope._closed:
+        if scope is not None and inside(scope).entered and not inside(scope).closed:
             self.counts["in Python's own window"] += 1  # see `Scope`
             code, line = where[-1] if where else (None, None)
             at_a_border = code is None or "_enter" in code.co_name or line == code.co_firstlineno
             self.expect(at_a_border, f"the scope is left without a join, by an interrupt in {code}, line {line}")
         elif scope is not None:
             begun = len(run.begun)
-            self.expect(not scope._pending, "the scope has ended before its tasks")
+            self.expect(not inside(scope).pending, "the scope has ended before its tasks")
             self.expect(len(run.ended) == begun, "a task of the scope runs after its block")
         if queue.refusal is None:
             self.expect(run.pool.submit(int).result(PATIENCE) == 0, "the pool works no more")

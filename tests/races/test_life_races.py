@@ -124,7 +124,7 @@ class TestRetirement:
 
         def meanwhile(registry: Crew, _: Worker) -> None:
             if not futures:
-                in_thread(lambda: futures.append(pool.submit(lambda: here.worker.asleep)))
+                in_thread(lambda: futures.append(pool.submit(lambda: current.worker.asleep)))
 
         retire = Crew.retire
         monkeypatch.setattr(
@@ -312,7 +312,7 @@ def test_submit_from_within_a_broadcast() -> None:
         view = pool.with_state(list)
         while len(inside(pool).idle) < 2:
             pass
-        view._binding.holders = Among.fromkeys(inside(pool).workers)
+        inside(view).holders = Among.fromkeys(inside(pool).workers)
         assert [future.result(5) for future in view.broadcast(len)] == [0, 0]
 
 
@@ -539,7 +539,7 @@ class TestDeadline:
                     if self.looks == 2:  # closed, and about to look once more
                         passed.wait(1)
                         self[other] = None
-                        threading.Thread(target=lambda: (gate.wait(1), scope._ended(other))).start()
+                        threading.Thread(target=lambda: (gate.wait(1), inside(scope).ended(other))).start()
                 return result
 
         gate = threading.Event()
@@ -547,11 +547,11 @@ class TestDeadline:
             other = pool.submit(int)
             wait([other])
             scope = pool.scope(timeout=0.01)
-            original = scope._time_out
-            scope._time_out = lambda: (original(), passed.set(), gate.set())  # type: ignore[assignment]
+            original = inside(scope).time_out
+            inside(scope).time_out = lambda: (original(), passed.set(), gate.set())  # type: ignore[assignment]
             with pytest.raises(TimeoutError):
                 with scope:
-                    scope._pending = Pending()
+                    inside(scope).pending = Pending()
 
     def test_zero(self) -> None:
         """No seconds at all: nothing begins, however late the thread is."""
@@ -582,10 +582,10 @@ class TestDeadline:
                 pass
             waits = pool.submit(int)
             with pool.scope() as scope:
-                scope._submitters = Line()
+                inside(scope).permit_waiters = Line()
                 with pytest.raises(RuntimeError, match="was cancelled"):
                     scope.submit(int)
-                assert not scope._submitters
+                assert not inside(scope).permit_waiters
                 assert not inside(pool).waiters
             go_on.set()
             assert waits.result(5) == 0
@@ -639,7 +639,7 @@ class TestDiscardAll:
 
         with StatefulThreadPoolExecutor(1) as pool:
             view = pool.with_state(initialize)
-            view._binding.holders = Holders()
+            inside(view).holders = Holders()
             expected = [0, 0] if moment == "entering" else [0, 1]
             assert [view.submit(use).result(5) for _ in range(2)] == expected
         stats = pool.stats()

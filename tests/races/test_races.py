@@ -81,7 +81,7 @@ def test_submit_against_shutdown(moment: str) -> None:
         future = pool.submit(int)
     except RuntimeError as exc:
         assert str(exc) == "cannot schedule new futures after shutdown"
-        assert moment == "before_append" or not stage or not stage[-1]._token
+        assert moment == "before_append" or not stage or not inside(stage[-1]).claim
     else:
         assert moment == "after_append"  # the worker saw it, and ran it before it ended
         assert future.result(5) == 0
@@ -100,7 +100,7 @@ def test_submit_against_breakage() -> None:
     stage.before_append = lambda: (go_on.set(), first.exception(), inside(pool).join(5))
     with pytest.raises(RuntimeError, match="is broken"):
         pool.submit(int)
-    assert all(not task._token for task in stage)
+    assert all(not inside(task).claim for task in stage)
 
 
 def test_park_against_submit() -> None:
@@ -174,10 +174,10 @@ def test_cancel_against_begin() -> None:
         go_on = threading.Event()
         pool.submit(go_on.wait)
         cancelled_first, begun_first = pool.submit(int), pool.submit(int)
-        cancelled_first._token = Token([None])
-        cancelled_first._token.other = cancelled_first.cancel
-        begun_first._token = Token([None])
-        begun_first._token.other = lambda: (go_on.set(), begun_first.result(5))
+        inside(cancelled_first).claim = Token([None])
+        inside(cancelled_first).claim.other = cancelled_first.cancel
+        inside(begun_first).claim = Token([None])
+        inside(begun_first).claim.other = lambda: (go_on.set(), begun_first.result(5))
         assert begun_first.cancel() is False
         assert cancelled_first.cancelled()
         assert begun_first.result() == 0
@@ -191,13 +191,13 @@ def test_second_cancel_against_first() -> None:
         go_on = threading.Event()
         pool.submit(go_on.wait)
         future = pool.submit(int)
-        del future._token[0]  # the first has taken the token, and is about to say so
+        del inside(future).claim[0]  # the first has taken the token, and is about to say so
         answers: list[bool] = []
         second = threading.Thread(target=lambda: answers.append(future.cancel()))
         second.start()
-        future._phase = "CANCELLED_AND_NOTIFIED"
+        inside(future).phase = "CANCELLED_AND_NOTIFIED"
         second.join()
-        future._after_cancel()
+        inside(future).after_cancel()
         assert answers == [True]
         go_on.set()
 
@@ -221,14 +221,14 @@ def test_last_task_against_scope_end() -> None:
                         while len(self):  # until the worker has taken the task out
                             pass
                         self[future] = None  # what the body saw: a task is pending
-                        threading.Thread(target=scope._ended, args=(future,)).start()
+                        threading.Thread(target=inside(scope).ended, args=(future,)).start()
                         return result
                 return super().pop(*args)
 
         with pool.scope() as scope:
-            scope._pending = Pending()
+            inside(scope).pending = Pending()
             future = scope.submit(go_on.wait)
-        assert scope._pending.looks >= 2
+        assert inside(scope).pending.looks >= 2
 
 
 def test_callback_against_the_end() -> None:
@@ -260,8 +260,8 @@ def test_wait_against_the_end(moment: str, cancelled: bool) -> None:
                 if moment == "entered":
                     in_thread(end)()
 
-        bridge = future._bridge()
-        bridge._rights = Rights()
+        adapter = inside(future).stdlib_waiters()
+        inside(adapter).claims = Rights()
         waiter = type("Waiter", (), {"add_result": told.append, "add_cancelled": told.append})()
         with future._condition:
             before = future._state
@@ -272,7 +272,7 @@ def test_wait_against_the_end(moment: str, cancelled: bool) -> None:
             assert len(told) == (moment != "released")
         if moment == "released":
             in_thread(end)()
-        bridge.wake()
+        adapter.wake()
         assert told == [future]
         with future._condition:
             future._waiters.remove(waiter)
@@ -441,7 +441,7 @@ class TestOnTheWay:
             first.clear()
 
         def wake(registry: IdleSet) -> bool:
-            self.woken += [worker for worker in first if worker is here.worker]
+            self.woken += [worker for worker in first if worker is current.worker]
             return wake_idle(registry)
 
         self.stages = False
@@ -544,13 +544,13 @@ class TestOnTheWay:
         with StatefulThreadPoolExecutor(2, initializer=list, finalizer=torn_down.append, idle_timeout=1000) as pool:
             registry = self.all_asleep(pool)
             woken, retiring = registry.workers
-            true_sleep = retiring._sleep
+            true_sleep = inside(retiring).block
 
             def sleep_once(timeout: float) -> bool:
-                retiring._sleep = true_sleep
+                inside(retiring).block = true_sleep
                 return time_is_up.wait(5) is None  # in vain
 
-            retiring._sleep = sleep_once
+            inside(retiring).block = sleep_once
             for worker in retiring, woken:  # sleep anew: one in there, the other as the first to be woken
                 worker.rouse()
                 while not (worker in registry.idle and worker.asleep):
@@ -654,7 +654,7 @@ class TestFinalizersInASlot:
             results.append(view.submit(use).result())
 
         def stage() -> None:
-            slot = here.worker._slot(view._binding)  # type: ignore[union-attr]
+            slot = current.worker._slot(inside(view).binding)  # type: ignore[union-attr]
             slot.due = self.Due(moment, finalizer)
             if stale:
                 for state in slot.states:
@@ -689,7 +689,7 @@ class TestFinalizersInASlot:
             go_on = threading.Event()
             pool.submit(go_on.wait)
             future = view.submit(list)
-            future._args = Args()
+            inside(future).args = Args()
             go_on.set()
             assert future.result(5) == []
 

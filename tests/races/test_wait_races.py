@@ -77,7 +77,7 @@ class TestTimeoutAtTheVeryMoment:
             future = pool.submit(lambda: go_on.wait(20))
             lying.append(lambda: (go_on.set(), until(future.done)))
             assert future.result(10) is True
-            assert not future._watchers
+            assert not inside(future).watchers
 
     def test_shutdown(self, lying: list[Callable[[], object]]) -> None:
         """The last worker ends while `shutdown` gives up: it has ended in time, and nobody waits in vain."""
@@ -137,7 +137,7 @@ class TestTimeoutAtTheVeryMoment:
             pool.submit(int).result(10)
             until(lambda: inside(pool).idle)
             worker = next(iter(inside(pool).workers))
-            true_sleep = worker._sleep
+            true_sleep = inside(worker).block
             futures = []
 
             def lying_sleep(**kwargs: Any) -> bool:
@@ -146,7 +146,7 @@ class TestTimeoutAtTheVeryMoment:
                 in_thread(lambda: futures.append(pool.submit(int)))
                 return False
 
-            worker._sleep = lying_sleep
+            inside(worker).block = lying_sleep
             pool.submit(int).result(10)
             until(lambda: futures)
             assert futures[0].result(10) == 0
@@ -192,7 +192,7 @@ class TestAboutToBlock:
         """It takes the place."""
         setattr(self.line, moment, self.waits.cancel)
         future = self.pool.submit(int)
-        assert future._placed
+        assert inside(future).has_permit
 
     def test_shutdown(self, moment: str) -> None:
         """It is refused."""
@@ -353,7 +353,7 @@ class TestEndOfATask:
                     go_on.set()
                     until(future.done)
 
-            future._watchers = Watchers()
+            inside(future).watchers = Watchers()
             assert future.result(10) is True
 
     def test_two_set_its_result(self) -> None:
@@ -372,7 +372,7 @@ class TestEndOfATask:
 
                 once = True
 
-            future._taken_over = Right([None])
+            inside(future).taken_over = Right([None])
             with pytest.raises(InvalidStateError):
                 future.set_result(2)
             assert future.result(10) == 1
@@ -449,16 +449,16 @@ class TestLastTask:
 
             def hook() -> None:
                 there.set()
-                until(lambda: scope._waiter is not None)
+                until(lambda: inside(scope).joiner is not None)
                 looked.wait(0.01)  # time enough for it to look, and fall asleep; it makes no difference if it is not
-                ended.append(scope._closed)
+                ended.append(inside(scope).closed)
 
-            scope._ending = Ending()
-            scope._ending.hooks = {moment: hook}
+            inside(scope).ending = Ending()
+            inside(scope).ending.hooks = {moment: hook}
             with scope:
                 scope.submit(int)
                 assert there.wait(10)
-            assert scope._closed
+            assert inside(scope).closed
             assert ended == [False] or moment == "after it is forgotten"
 
     def test_submit(self, moment: str) -> None:
@@ -466,10 +466,10 @@ class TestLastTask:
         with StatefulThreadPoolExecutor(1) as pool:
             scope = pool.scope()
             late: list[Any] = []
-            scope._ending = Ending()
-            scope._ending.hooks = {moment: lambda: late.append(scope.submit(int))}
+            inside(scope).ending = Ending()
+            inside(scope).ending.hooks = {moment: lambda: late.append(scope.submit(int))}
             if moment == "after it is forgotten":
-                scope._ending.hooks[moment] = int
+                inside(scope).ending.hooks[moment] = int
             with scope:
                 scope.submit(int)
             assert all(future.done() for future in late)
@@ -496,10 +496,10 @@ class TestScopeCloses:
                         if self.looks == 2:
                             self[other] = None  # of a task that was accepted, and that runs just now
                             in_thread(lambda: values.append(scope.submit(int)))
-                            in_thread(lambda: scope._ended(other))
+                            in_thread(lambda: inside(scope).ended(other))
                     return super().pop(*args)
 
-            scope._pending = Pending()
+            inside(scope).pending = Pending()
             with scope:
                 pass
             assert values[0].result(10) == 0
@@ -524,10 +524,10 @@ class TestScopeCloses:
                             in_thread(lambda: values.append(scope.submit(int)))
                     return length
 
-            scope._pending = Pending()
+            inside(scope).pending = Pending()
             with scope:
                 pass
-            assert scope._pending.looks > 2  # type: ignore[attr-defined]
+            assert inside(scope).pending.looks > 2  # type: ignore[attr-defined]
             assert values[0].done()
             with pytest.raises(RuntimeError, match="has ended"):
                 scope.submit(int)

@@ -272,10 +272,10 @@ def check(run: Run, where: str) -> None:
     """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
     if run.scope is not None and _in_window(where):
         # Else the thread for its timeout sleeps on; if it has not begun yet, the next run would count it as its own.
-        run.scope._end_alarm()
+        run.inside(scope).end_alarm()
     elif run.scope is not None:
-        assert not run.scope._pending, "a task of the scope is left"
-        assert not run.scope._submitters, "somebody seems to wait in the scope"
+        assert not run.inside(scope).pending, "a task of the scope is left"
+        assert not run.inside(scope).permit_waiters, "somebody seems to wait in the scope"
         assert all(future.done() for future in run.futures)
     for registry in _exit._alive():
         if registry.pool is not None and registry.pool() is None:

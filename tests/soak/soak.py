@@ -201,7 +201,7 @@ class Dies:
         if pool is None:
             return
         pool.stats()
-        if here.worker is not None or self.run.plan["max_backlog"] is None:  # else it might block, anywhere
+        if current.worker is not None or self.run.plan["max_backlog"] is None:  # else it might block, anywhere
             with suppress(RuntimeError):
                 pool.submit(int)
 
@@ -538,11 +538,11 @@ class Hand:
         except (Meant, TimeoutError, ExceptionGroup):
             pass
         except KeyboardInterrupt:
-            if scope._entered and not scope._closed:
+            if inside(scope).entered and not inside(scope).closed:
                 self.counts["scopes left in Python's own window"] += 1  # see `Scope`
             raise
         finally:
-            if scope._closed and scope._pending:
+            if inside(scope).closed and inside(scope).pending:
                 self.run.fault("a scope has ended before its tasks")
 
     def fill(self, scope: Scope[Any], how: Plan) -> None:

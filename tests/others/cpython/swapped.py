@@ -84,8 +84,8 @@ def swap_future() -> Callable[[], None]:
 
     def fail(future: Any, error: BaseException | None) -> None:
         if error is not None:
-            future._failure = Failure(error, "?")
-            future._phase = "FAILED"
+            inside(future).failure = Failure(error, "?")
+            inside(future).phase = "FAILED"
 
     # The tests write the state, and then the exception, which here has a phase of its own.
     ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))
