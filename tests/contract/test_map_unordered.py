@@ -597,7 +597,7 @@ class TestMemory:
             until(lambda number=number: door.pool.stats().completed >= max(number + 3, 4))  # the buffer is full
             next(results)
         parts = results.gi_frame.f_locals["parts"]
-        assert max(len(vars(parts)[name]) for name in ("_arrived", "_pending", "_unbegun")) <= 8
+        assert max(map(len, (inside(parts).arrived, inside(parts).pending, inside(parts).unbegun))) <= 8
         results.close()
 
     @pytest.mark.parametrize("ending", ["exhausted", "closed", "failed", "input", "never asked"])
@@ -618,7 +618,7 @@ class TestMemory:
                 raise LookupError
 
         def iterate(results: Any) -> None:
-            refs.extend(weakref.ref(task) for task in results.gi_frame.f_locals["parts"]._unbegun)
+            refs.extend(weakref.ref(task) for task in inside(results.gi_frame.f_locals["parts"]).unbegun)
             refs.append(weakref.ref(next(results)))
             if ending == "closed":
                 results.close()

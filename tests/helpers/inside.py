@@ -42,6 +42,7 @@ from stateful_executor._snapshot import snapshot
 from stateful_executor._stack import descend, headroom
 from stateful_executor._states import Request, TearDown
 from stateful_executor._stats import CARRIED, Tally
+from stateful_executor._stdlib_waiters import StdlibWaiterAdapter
 from stateful_executor._task import Task
 from stateful_executor._worker import Worker
 
@@ -69,6 +70,7 @@ __all__ = [
     "inside",
     "is_exiting",
     "new_task",
+    "parts",
     "permits_left",
     "place",
     "sleeps_in",
@@ -82,7 +84,7 @@ REGISTRY = {
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
         "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "retire", "leave"],
         "idle.": ["searching", "wasted_wakes"],
-        "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "left_line"],
+        "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "wake_first", "left_line"],
     }.items()
     for name in names
 } | {
@@ -145,7 +147,10 @@ TASK = {
     "after_cancel": "_after_cancel",
     "adapter": "_adapter",
     "has_permit": "_has_permit",
+    "stdlib_waiters": "_stdlib_waiters",
 }
+ADAPTER = {"claims": "_claims"}
+ARRIVALS = {"arrived": "_arrived", "pending": "_pending", "unbegun": "_unbegun"}
 SCOPE = {
     "pending": "_pending",
     "ending": "_ending",
@@ -171,6 +176,8 @@ TABLES: list[tuple[type, dict[str, str]]] = [
     (Worker, WORKER),
     (Task, TASK),
     (Slot, SLOT),
+    (StdlibWaiterAdapter, ADAPTER),
+    (AsTheyFinish, ARRIVALS),
 ]
 
 
@@ -227,18 +234,22 @@ def place(thing: object, name: str) -> tuple[Any, str]:
     return Inside(thing)._find(name)
 
 
-def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any]]:
-    """All that a pool and the library keep, by name."""
+def parts(pool: StatefulThreadPoolExecutor[Any]) -> dict[str, Any]:
+    """The objects that a pool and its workers share, by name."""
     registry = pool._registry
-    parts = {
+    found = {
+        "registry": registry,
         "run queue": registry.run_queue,
         "permits": registry.permits,
         "idle": registry.idle,
         "workers": registry.workers,
     }
-    for part, owner in parts.items():
-        if owner is None:
-            continue
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any]]:
+    """All that a pool and the library keep, by name."""
+    for part, owner in parts(pool).items():
         for name in getattr(owner, "__slots__", None) or vars(owner):
             value = getattr(owner, name)
             if hasattr(value, "__len__") and not isinstance(value, str):
@@ -282,6 +293,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "TearDown.answer": (_states.TearDown, "answer"),
     "State.random": (_state, "random"),
     "LostError": (_task, "LostError"),
+    "making": (_task, "making"),  # the lock for what a task makes once
     "start_thread.start_new_thread": (_interpreter._thread, "start_new_thread"),  # for the timeout of a scope
 }
 

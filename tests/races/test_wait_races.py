@@ -11,16 +11,8 @@ from typing import Any
 
 import pytest
 
-from stateful_executor import StatefulThreadPoolExecutor, _task as _future
-from stateful_executor._map import AsTheyFinish
-from stateful_executor._crew import Crew
-from stateful_executor._idle import Idle
-from stateful_executor._permits import Permits
-from stateful_executor._registry import Registry
-from stateful_executor._state import find_binding
-from stateful_executor._waiter import Deadline, Waiter
-from stateful_executor._states import TearDown
-from stateful_executor._worker import Worker
+from inside import AsTheyFinish, Deadline, Parker, TearDown, Worker, find_binding, hook, inside, parts
+from stateful_executor import StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[None]
 
@@ -55,15 +47,15 @@ def busy(pool: Pool) -> Callable[[], None]:
 def lying(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """Waits with a timeout say that it has passed, right after they have called what is in this list."""
     lies: list[Callable[[], object]] = []
-    true_wait = Waiter.wait
+    true_park = Parker.park
 
-    def lying_wait(self: Waiter, timeout: float | None = None) -> bool:
+    def lying_park(self: Parker, timeout: float | None = None) -> bool:
         if timeout is None or not lies:
-            return true_wait(self, timeout)
+            return true_park(self, timeout)
         lies.pop(0)()
         return False
 
-    monkeypatch.setattr(Waiter, "wait", lying_wait)
+    monkeypatch.setattr(Parker, "park", lying_park)
     return lies
 
 
@@ -128,7 +120,7 @@ class TestTimeoutAtTheVeryMoment:
             future = pool.submit(lambda: go_on.wait(20))
             parts = AsTheyFinish()
             parts.add((future, None))
-            lying.append(lambda: (go_on.set(), until(lambda: parts._arrived)))
+            lying.append(lambda: (go_on.set(), until(lambda: inside(parts).arrived)))
             assert parts.next(Deadline(20)) == (future, None)
 
     def test_idle_worker(self) -> None:
@@ -216,8 +208,8 @@ class TestAboutToBlock:
         asyncio.run(main())
 
 
-class Unheard(dict[None, None]):
-    """What a blocked submit enters before it looks at the places, and a worker clears before it calls."""
+class NeedsNotify(dict[None, None]):
+    """What a blocked submit enters before it looks at the permits, and a worker clears before it notifies."""
 
     looks = 0
 
@@ -245,8 +237,8 @@ class Unheard(dict[None, None]):
         self._run("after it is cleared")
 
 
-class TestUnheard:
-    """Workers call the first in line once for all the places that they free, until somebody looks again."""
+class TestNeedsNotify:
+    """Workers notify the first in line once for all the permits that they free, until somebody looks again."""
 
     @pytest.mark.parametrize("moment", ["before the entry", "after the entry"])
     def test_freed_while_a_submit_looks(self, moment: str) -> None:
@@ -254,10 +246,10 @@ class TestUnheard:
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
             free = busy(pool)
             waits = pool.submit(int)
-            unheard = inside(pool).needs_notify = Unheard()
-            unheard.hooks = {moment: lambda: (free(), waits.result(10))}
+            needs_notify = inside(pool).needs_notify = NeedsNotify()
+            needs_notify.hooks = {moment: lambda: (free(), waits.result(10))}
             assert pool.submit(int).result(10) == 0
-            assert not unheard.hooks
+            assert not needs_notify.hooks
 
     @pytest.mark.parametrize("moment", ["before the worker looks", "before it is cleared", "after it is cleared"])
     @pytest.mark.parametrize("leaves", [True, False])
@@ -265,7 +257,7 @@ class TestUnheard:
         """Of two in line the first takes the place that is freed, or leaves in vain; the second takes another one."""
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
             registry = inside(pool)
-            unheard = registry.needs_notify = Unheard()
+            needs_notify = registry.needs_notify = NeedsNotify()
             free = busy(pool)
             first = pool.submit(int)
             done: list[Any] = []
@@ -273,14 +265,14 @@ class TestUnheard:
             for n in range(2):
                 threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
                 threads[-1].start()
-                until(lambda n=n: len(registry.waiters) == unheard.looks == n + 1)
-            unheard.hooks = {moment: lambda: registry.wake_submitter() if leaves else None}
+                until(lambda n=n: len(registry.waiters) == needs_notify.looks == n + 1)
+            needs_notify.hooks = {moment: lambda: inside(pool).wake_first() if leaves else None}
             free()
             for thread in threads:
                 thread.join(20)
             assert done == [0, 0]
             assert first.result() == 0
-            assert not unheard.hooks
+            assert not needs_notify.hooks
 
     def test_call_for_one_that_leaves(self) -> None:
         """The first in line has its place, and is about to leave, when it is called again: the next is not missed."""
@@ -298,15 +290,15 @@ class TestUnheard:
 
             free = busy(pool)
             pool.submit(int)
-            unheard = registry.needs_notify = Unheard()
+            needs_notify = registry.needs_notify = NeedsNotify()
             registry.waiters = line = Leaving()
             done: list[Any] = []
             threads = []
             for n in range(2):
                 threads.append(threading.Thread(target=lambda: done.append(pool.submit(int).result(10))))
                 threads[-1].start()
-                until(lambda n=n: len(line) == unheard.looks == n + 1)
-            line.hook = registry.call_submitter
+                until(lambda n=n: len(line) == needs_notify.looks == n + 1)
+            line.hook = registry.notify_first
             free()
             for thread in threads:
                 thread.join(20)
@@ -319,12 +311,12 @@ class TestUnheard:
             registry = inside(pool)
             free = busy(pool)
             tasks = [pool.submit(int) for _ in range(1_000)]
-            asleep = Waiter()
+            asleep = Parker()
             asleep.wake()  # told already, and not awake yet
             registry.waiters[asleep] = 0.0
             registry.needs_notify[None] = None
-            call = registry.call_submitter
-            registry.call_submitter = lambda: (calls.append(None), call())  # type: ignore[assignment, method-assign, func-returns-value]
+            call = registry.notify_first
+            registry.notify_first = lambda: (calls.append(None), call())  # type: ignore[assignment, method-assign, func-returns-value]
             free()
             tasks[-1].result(10)
             del registry.waiters[asleep]
@@ -382,7 +374,7 @@ class TestEndOfATask:
     @pytest.mark.parametrize("moment", ["taken", "given back"])
     def test_collection_while_a_list_is_made(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A finalizer that runs where the lock is taken or given back may add a callback elsewhere, and wait."""
-        lock = _future.making
+        lock = getattr(*hook("making"))
 
         class Making:
             def acquire(self) -> None:
@@ -404,7 +396,7 @@ class TestEndOfATask:
             free = busy(pool)
             first, second = pool.submit(int), pool.submit(int)
             todo = [second]
-            monkeypatch.setattr(_future, "making", Making())
+            monkeypatch.setattr(*hook("making"), Making())
             thread = threading.Thread(target=lambda: first.add_done_callback(called.append), daemon=True)
             thread.start()
             thread.join(10)
@@ -552,17 +544,17 @@ def test_teardown_asked_of_a_worker_about_to_wait(moment: str) -> None:
 
     class Staged(Worker):
         @property
-        def waiter(self) -> Any:
-            return self.__dict__["waiter"]
+        def parker(self) -> Any:
+            return self.__dict__["parker"]
 
-        @waiter.setter
-        def waiter(self, waiter: Any) -> None:
-            if waiter is not None and moment == "before":
+        @parker.setter
+        def parker(self, parker: Any) -> None:
+            if parker is not None and moment == "before":
                 entered.set()
                 asked.wait(10)
-            self.__dict__["waiter"] = waiter
+            self.__dict__["parker"] = parker
             entered.set()
-            if waiter is not None and moment == "after":
+            if parker is not None and moment == "after":
                 asked.wait(10)
 
         def ask(self, request: Any) -> None:
@@ -590,8 +582,8 @@ def test_teardown_asked_of_a_worker_about_to_wait(moment: str) -> None:
         future.result(10)
 
 
-class TestSweep:
-    """Sweeping, against those who use the deques."""
+class TestCompaction:
+    """Compaction, against those who use the deques."""
 
     @staticmethod
     def _copying(entries: deque[Any], hook: Callable[[], object]) -> deque[Any]:
@@ -607,7 +599,7 @@ class TestSweep:
         return Copied(entries)
 
     def test_cancel_of_what_it_has_kept(self) -> None:
-        """A kept task is cancelled before the sweep forgets how many have gone: the backlog is told exactly."""
+        """A kept task is cancelled before the compaction forgets how many tombstones there are: the backlog is told exactly."""
         with StatefulThreadPoolExecutor(1) as pool:
             registry, free = inside(pool), busy(pool)
             kept = pool.submit(int)
@@ -630,7 +622,7 @@ class TestSweep:
             go_on.set()
 
     def test_deque_that_others_change(self) -> None:
-        """On free-threaded builds a deque can't always be copied in one go: it is swept all the same."""
+        """On free-threaded builds a deque can't always be copied in one go: it is compacted all the same."""
         with StatefulThreadPoolExecutor(1) as pool:
             registry, free = inside(pool), busy(pool)
             futures = [pool.submit(int) for _ in range(4)]
@@ -667,12 +659,11 @@ def test_two_views_at_once_that_cannot_be_hashed() -> None:
 
 @pytest.mark.parametrize("method", ["submit", "cancel", "result", "drop"])
 @pytest.mark.parametrize(
-    ("owner", "part", "where"),
-    [(Crew, "crew", "grow"), (Registry, None, "leave_entry"), (Permits, "permits", "left_line"), (Idle, "idle_set", "wake_one")],
+    "step", ["Workers.grow", "Registry.before_removal", "Permits.left_line", "Idle.wake_one"]
 )
-def test_finalizer_within_a_step(method: str, owner: type, part: str | None, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalizer_within_a_step(method: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer that runs while the registry's lock is held, or in a step of the registry, may use the same pool."""
-    original = getattr(owner, where)
+    original = getattr(*hook(step))
     calls: list[Any] = []
 
     def finalizer() -> None:
@@ -686,7 +677,7 @@ def test_finalizer_within_a_step(method: str, owner: type, part: str | None, whe
             calls.append(StatefulThreadPoolExecutor(1).submit(int))
 
     def staged(self: Any, *args: Any) -> Any:
-        if self is (getattr(inside(pool), part) if part else inside(pool)) and not calls and ready:
+        if self in parts(pool).values() and not calls and ready:
             ready.clear()
             with inside(pool).workers_lock:
                 finalizer()
@@ -699,10 +690,10 @@ def test_finalizer_within_a_step(method: str, owner: type, part: str | None, whe
             free = busy(other)
             unbegun = other.submit(int)
             ready = [None]
-            monkeypatch.setattr(owner, where, staged)
+            monkeypatch.setattr(*hook(step), staged)
             future = pool.submit(int)
             pool.submit(int).cancel()
-            if where == "left_line":
+            if step == "Permits.left_line":
                 inside(pool).left_line(0)
             free()
         assert future.result(10) == 0
