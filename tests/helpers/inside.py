@@ -98,6 +98,7 @@ REGISTRY = {
     "workers": "workers.live",
     "workers_lock": "workers.lock",
     "idle": "idle.workers",
+    "wake_worker": "idle.wake",
     "free_permits": "permits.free",
     "max_backlog": "permits.size",
     "submit_timeout": "permits.timeout",
@@ -289,6 +290,8 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.start_new_thread": (_workers, "start_new_thread"),  # by which `grow` has a thread start the worker
     "PoolThread.start": (_thread.PoolThread, "start"),
     "PoolThread.new_thread": (_thread, "_new_thread"),
+    "PoolThread.take_index": (_thread.PoolThread, "take_index"),
+    "Worker.leave": (_worker.Worker, "_leave"),
     "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
     "TearDown.answer": (_states.TearDown, "answer"),
     "State.random": (_state, "random"),

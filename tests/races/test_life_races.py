@@ -14,12 +14,8 @@ from typing import Any
 
 import pytest
 
-from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, _crew, _stats
-from stateful_executor._crew import Crew
-from stateful_executor._permits import Permits
-from stateful_executor._waiter import Waiter, here
-from stateful_executor._states import TearDown
-from stateful_executor._worker import Worker
+from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 
 
 def in_thread(fn: Callable[[], object]) -> None:
@@ -29,17 +25,17 @@ def in_thread(fn: Callable[[], object]) -> None:
     thread.join()
 
 
-def before(method: str, hook: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch, cls: type = Worker) -> None:
-    """Call `hook` before `cls.method`, the first time."""
-    original = getattr(cls, method)
-    hooks = [hook]
+def before(step: str, then: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `then` before `step`, one of `inside.HOOKS`, the first time."""
+    original = getattr(*hook(step))
+    hooks = [then]
 
     def staged(self: Any, *args: Any) -> Any:
         if hooks:
             hooks.pop()(self)
         return original(self, *args)
 
-    monkeypatch.setattr(cls, method, staged)
+    monkeypatch.setattr(*hook(step), staged)
 
 
 def on_teardown_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,31 +54,31 @@ def on_teardown_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatc
 def test_start_that_is_interrupted_and_fails(fails_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while another thread starts the only worker, and that start fails: who relies on it is not left."""
     entered, go_on, failed = (threading.Event() for _ in range(3))
-    true_start, true_leave = Worker.start, Crew.leave
+    true_start, true_leave = getattr(*hook("PoolThread.start")), getattr(*hook("Workers.leave"))
 
     def start(_: Worker) -> None:
         entered.set()
         assert go_on.wait(10)
         raise RuntimeError("can't start new thread")
 
-    def leave(registry: Crew, worker: Worker) -> None:
-        true_leave(registry, worker)
+    def leave(workers: Any, worker: Worker) -> None:
+        true_leave(workers, worker)
         failed.set()
 
-    class InterruptedWaiter(Waiter):
-        def wait(self, timeout: float | None = None) -> bool:
+    class InterruptedParker(Parker):
+        def park(self, timeout: float | None = None) -> bool:
             assert entered.wait(10)
             if fails_first:
                 go_on.set()
                 assert failed.wait(10)
-            monkeypatch.setattr(Worker, "start", true_start)
+            monkeypatch.setattr(*hook("PoolThread.start"), true_start)
             raise KeyboardInterrupt
 
     pool = StatefulThreadPoolExecutor(1)
     with monkeypatch.context() as patch:
-        monkeypatch.setattr(Worker, "start", start)
-        patch.setattr(Crew, "leave", leave)
-        patch.setattr(_crew, "Waiter", InterruptedWaiter)
+        monkeypatch.setattr(*hook("PoolThread.start"), start)
+        patch.setattr(*hook("Workers.leave"), leave)
+        patch.setattr(*hook("Workers.Parker"), InterruptedParker)
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     other: list[Any] = []
@@ -110,7 +106,7 @@ class TestRetirement:
             if ends:
                 pool.shutdown(wait=False)
 
-        before("_leave", lambda worker: in_thread(lambda: meanwhile(worker)), monkeypatch)
+        before("Worker.leave", lambda worker: in_thread(lambda: meanwhile(worker)), monkeypatch)
         pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
         pool.submit(int).result()
         while not futures:
@@ -122,14 +118,10 @@ class TestRetirement:
         """The worker stays for it, and when it is idle again it does not seem to be asleep before it is."""
         futures = []
 
-        def meanwhile(registry: Crew, _: Worker) -> None:
-            if not futures:
-                in_thread(lambda: futures.append(pool.submit(lambda: current.worker.asleep)))
+        def meanwhile(_: object) -> None:
+            in_thread(lambda: futures.append(pool.submit(lambda: inside(current.worker).asleep)))
 
-        retire = Crew.retire
-        monkeypatch.setattr(
-            Crew, "retire", lambda registry, worker: meanwhile(registry, worker) or retire(registry, worker)
-        )
+        before("Workers.retire", meanwhile, monkeypatch)
         with StatefulThreadPoolExecutor(1, idle_timeout=0) as pool:
             pool.submit(int).result()
             while not futures:
@@ -163,8 +155,8 @@ class TestRetirement:
         assert future.result() is True
         pool.shutdown()
 
-    def test_sweep_during_the_last_look(self) -> None:
-        """A sweep moves the task from the one deque to the other while the worker looks from the other to the one."""
+    def test_compaction_during_the_last_look(self) -> None:
+        """A compaction moves the task from the one deque to the other while the worker looks from the other to the one."""
         tearing, go_on = threading.Event(), threading.Event()
         pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
         registry = inside(pool)
@@ -177,7 +169,9 @@ class TestRetirement:
         assert not registry.head
         live = pool.submit(int)
 
-        class Staged(type(registry.run_queue)):  # type: ignore[misc]
+        run_queue, _ = place(pool, "tail")
+
+        class Staged(type(run_queue)):  # type: ignore[misc]
             looks = 0
 
             @property
@@ -193,10 +187,10 @@ class TestRetirement:
                 self.__dict__["tail"] = tail
 
         worker = next(iter(registry.workers)).thread
-        registry.run_queue.__class__ = Staged
+        run_queue.__class__ = Staged
         go_on.set()
         assert live.result(5) == 0
-        registry.run_queue.__class__ = Staged.__base__
+        run_queue.__class__ = Staged.__base__
         pool.shutdown()
 
     def test_finalizer_of_something_submits_meanwhile(self) -> None:
@@ -244,7 +238,7 @@ class TestFailedStarts:
             in_thread(lambda: futures.append(pool.submit(int)))
             raise KeyboardInterrupt
 
-        before("start", meanwhile, monkeypatch)
+        before("PoolThread.start", meanwhile, monkeypatch)
         pool = StatefulThreadPoolExecutor(1)
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
@@ -259,7 +253,7 @@ class TestFailedStarts:
             in_thread(lambda: futures.extend(pool.broadcast(int)))
             raise RuntimeError("can't start new thread")
 
-        before("start", meanwhile, monkeypatch)
+        before("PoolThread.start", meanwhile, monkeypatch)
         pool = StatefulThreadPoolExecutor(1)
         with pytest.raises(RuntimeError, match="can't start"):
             pool.submit(int)
@@ -272,7 +266,7 @@ class TestFailedStarts:
         def interrupt(_: Worker) -> None:
             raise KeyboardInterrupt
 
-        before("take_index", interrupt, monkeypatch)
+        before("PoolThread.take_index", interrupt, monkeypatch)
         with StatefulThreadPoolExecutor(1, "prefix") as pool:
             with pytest.raises(KeyboardInterrupt):
                 pool.submit(int)
@@ -320,7 +314,7 @@ def test_interrupted_on_leaving_the_line(monkeypatch: pytest.MonkeyPatch) -> Non
     """A coroutine was woken, as a place is free, and is interrupted before it takes it: the next in line does."""
     errors: list[BaseException] = []
 
-    def interrupt(_: Permits) -> None:
+    def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
     def run() -> None:
@@ -340,17 +334,17 @@ def test_interrupted_on_leaving_the_line(monkeypatch: pytest.MonkeyPatch) -> Non
             thread.start()
             while len(inside(pool).waiters) < number:
                 pass
-        turn = Permits.turn
+        acquire = getattr(*hook("Permits.try_acquire_in_turn"))
         turns: list[None] = []
 
-        def interrupted_turn(registry: Permits, *args: Any) -> bool:
+        def interrupted(permits: Any, *args: Any) -> bool:
             if threading.current_thread() is lines[0] and not turns:
                 turns.append(None)
-                before("left_line", interrupt, monkeypatch, Permits)
+                before("Permits.left_line", interrupt, monkeypatch)
                 raise KeyboardInterrupt
-            return turn(registry, *args)
+            return bool(acquire(permits, *args))
 
-        monkeypatch.setattr(Permits, "turn", interrupted_turn)
+        monkeypatch.setattr(*hook("Permits.try_acquire_in_turn"), interrupted)
         go_on.set()
         assert waiting.result(5) == 0
         for thread in lines:
@@ -496,19 +490,19 @@ class TestScopeEnd:
         assert self.seen
         assert set(self.seen) == {2}
 
-    def test_waiter_gone_at_the_second_look(self) -> None:
+    def test_parker_gone_at_the_second_look(self) -> None:
         """The worker stops waiting while it is asked for something."""
 
         class Staged(Worker):
             looks = 0
 
             @property
-            def waiter(self) -> Any:
+            def parker(self) -> Any:
                 Staged.looks += 1
-                return Waiter() if Staged.looks == 1 else None
+                return Parker() if Staged.looks == 1 else None
 
-            @waiter.setter
-            def waiter(self, _: Any) -> None: ...
+            @parker.setter
+            def parker(self, _: Any) -> None: ...
 
         busy, go_on = threading.Event(), threading.Event()
         with StatefulThreadPoolExecutor(1, initializer=list) as pool:
@@ -685,14 +679,14 @@ def test_looking_from_within_a_count() -> None:
             looked.append(tally.value())
             super().__delitem__(index)
 
-    tally = _stats.Tally()
-    tally.ones = Ones([None] * _stats.CARRIED)
+    tally = Tally()
+    tally.ones = Ones([None] * CARRIED)
     thread = threading.Thread(target=tally.carry, daemon=True)
     thread.start()
     thread.join(5)
     assert not thread.is_alive()
     assert len(looked) == 1
-    assert tally.value() == _stats.CARRIED
+    assert tally.value() == CARRIED
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

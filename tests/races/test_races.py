@@ -19,14 +19,8 @@ from typing import Any
 
 import pytest
 
+from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside
 from stateful_executor import StatefulThreadPoolExecutor
-from stateful_executor._idle import Idle as IdleSet
-from stateful_executor._registry import Registry as TaskQueue
-from stateful_executor._runqueue import RunQueue
-from stateful_executor._waiter import descend, headroom, here
-from stateful_executor._mailbox import HAS_GIL
-from stateful_executor._state import Request
-from stateful_executor._worker import Worker
 
 
 class Stage(deque[Any]):
@@ -36,10 +30,10 @@ class Stage(deque[Any]):
     after_append: Callable[[], object] | None = None
     before_look: Callable[[], object] | None = None
 
-    def _run(self, hook: str) -> None:
-        fn = getattr(self, hook)
+    def _run(self, moment: str) -> None:
+        fn = getattr(self, moment)
         if fn is not None:
-            setattr(self, hook, None)
+            setattr(self, moment, None)
             fn()
 
     def append(self, task: Any) -> None:
@@ -130,8 +124,8 @@ def test_park_against_shutdown() -> None:
     pool.shutdown(timeout=5)
 
 
-def test_sweep_against_submit() -> None:
-    """A submit has loaded the deque, then it is swept: its task comes to stand in the new one, and runs."""
+def test_compaction_against_submit() -> None:
+    """A submit has loaded the deque, then it is compacted: its task comes to stand in the new one, and runs."""
     pool, stage = staged()
     go_on = threading.Event()
     pool.submit(go_on.wait)
@@ -144,11 +138,11 @@ def test_sweep_against_submit() -> None:
     pool.shutdown()
 
 
-def test_advance_against_sweep() -> None:
-    """A worker that found `front` empty does not undo the `front` that a sweep is about to put there."""
-    registry = TaskQueue("staged", 1, None, None)
+def test_next_segment_against_compaction() -> None:
+    """A worker that found `head` empty does not undo the `head` that a compaction is about to put there."""
+    registry = inside(Registry("staged", 1, None, None))
     old = registry.tail
-    registry.tail = deque()  # step (1) of a sweep; step (2) will put live tasks of `old` into a new `front`
+    registry.tail = deque()  # step (1) of a compaction; step (2) will put live tasks of `old` into a new `head`
     del registry.compactor[0]
     assert registry.next_segment() is True
     assert registry.head is old
@@ -159,9 +153,9 @@ def test_advance_against_sweep() -> None:
 
 
 def test_cancel_against_begin() -> None:
-    """Both want the token: exactly one gets it, and the other one knows."""
+    """Both want the claim: exactly one gets it, and the other one knows."""
 
-    class Token(list[None]):
+    class Claim(list[None]):
         def __delitem__(self, index: Any) -> None:
             other, self.other = self.other, None
             if other is not None:
@@ -174,9 +168,9 @@ def test_cancel_against_begin() -> None:
         go_on = threading.Event()
         pool.submit(go_on.wait)
         cancelled_first, begun_first = pool.submit(int), pool.submit(int)
-        inside(cancelled_first).claim = Token([None])
+        inside(cancelled_first).claim = Claim([None])
         inside(cancelled_first).claim.other = cancelled_first.cancel
-        inside(begun_first).claim = Token([None])
+        inside(begun_first).claim = Claim([None])
         inside(begun_first).claim.other = lambda: (go_on.set(), begun_first.result(5))
         assert begun_first.cancel() is False
         assert cancelled_first.cancelled()
@@ -191,7 +185,7 @@ def test_second_cancel_against_first() -> None:
         go_on = threading.Event()
         pool.submit(go_on.wait)
         future = pool.submit(int)
-        del inside(future).claim[0]  # the first has taken the token, and is about to say so
+        del inside(future).claim[0]  # the first has taken the claim, and is about to say so
         answers: list[bool] = []
         second = threading.Thread(target=lambda: answers.append(future.cancel()))
         second.start()
@@ -395,7 +389,7 @@ def test_request_against_wake() -> None:
         both = threading.Barrier(2)
         wait([pool.submit(both.wait) for _ in range(2)])
         registry = inside(pool)
-        while not all(worker in registry.idle and not worker.announced for worker in registry.workers):
+        while not all(worker in registry.idle and not inside(worker).listed_idle for worker in registry.workers):
             time.sleep(0)
         registry.idle = Idle(registry.idle)
         future = pool.submit(ran.set)
@@ -409,7 +403,7 @@ class TestOnTheWay:
     """A submit wakes nobody while a worker that was woken has not looked at the tasks yet: that one wakes the next."""
 
     @staticmethod
-    def all_asleep(pool: StatefulThreadPoolExecutor[Any], futile: int = 8) -> TaskQueue:
+    def all_asleep(pool: StatefulThreadPoolExecutor[Any], wasted: int = 8) -> Any:
         """All workers there may be have been started, the pool knows it, and each is asleep."""
         registry = inside(pool)
         everyone = threading.Barrier(pool._max_workers + 1)
@@ -419,35 +413,36 @@ class TestOnTheWay:
         wait(futures)
         while not all(worker in registry.idle and worker.asleep for worker in registry.workers):
             time.sleep(0)
-        registry.wasted_wakes = futile
+        registry.wasted_wakes = wasted
         return registry
 
     @pytest.fixture
     def held(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         """The first worker that is woken, when `stages` is true, goes on when this is set. `woken` counts its wakes."""
-        arrived, wake_idle, go_on = IdleSet.arrived, IdleSet.wake_one, threading.Event()
+        go_on = threading.Event()
+        arrived, wake_one = getattr(*hook("Idle.arrived")), getattr(*hook("Idle.wake_one"))
         first: list[Worker] = []
 
-        def arrive(registry: IdleSet, *args: Any) -> None:
+        def arrive(idle: Any, *args: Any) -> None:
             if not self.stages:
                 while first and go_on.is_set():  # else, when one that it relies on is there already, it wakes one more
                     time.sleep(0)
-                arrived(registry, *args)
+                arrived(idle, *args)
                 return
             self.stages = False
             first.append(args[0])
             go_on.wait(20)
-            arrived(registry, *args)
+            arrived(idle, *args)
             first.clear()
 
-        def wake(registry: IdleSet) -> bool:
+        def wake(idle: Any) -> bool:
             self.woken += [worker for worker in first if worker is current.worker]
-            return wake_idle(registry)
+            return bool(wake_one(idle))
 
         self.stages = False
         self.woken: list[Worker] = []
-        monkeypatch.setattr(IdleSet, "arrived", arrive)
-        monkeypatch.setattr(IdleSet, "wake_one", wake)
+        monkeypatch.setattr(*hook("Idle.arrived"), arrive)
+        monkeypatch.setattr(*hook("Idle.wake_one"), wake)
         yield go_on
         go_on.set()
 
@@ -479,17 +474,17 @@ class TestOnTheWay:
             self.all_begin(pool, tasks, held)
             assert len(self.woken) == woken
 
-    def test_as_long_as_wakes_are_futile(self) -> None:
+    def test_as_long_as_wakes_are_wasted(self) -> None:
         """Each submit wakes a worker, as long as those that were woken have found something to do."""
         with StatefulThreadPoolExecutor(3) as pool:
-            registry = self.all_asleep(pool, futile=0)
+            registry = self.all_asleep(pool, wasted=0)
             everyone = threading.Barrier(4)
             futures = [pool.submit(everyone.wait, 5) for _ in range(3)]
             assert not registry.idle
             everyone.wait(5)
             wait(futures)
             assert registry.wasted_wakes == 0
-            self.all_asleep(pool, futile=0)
+            self.all_asleep(pool, wasted=0)
             registry.wake()
             while not (len(registry.idle) == 3 and registry.wasted_wakes == 1):
                 time.sleep(0)
@@ -498,28 +493,28 @@ class TestOnTheWay:
     def test_submit_against_arrival(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A task comes while the worker that was woken for another one looks for more: somebody is woken for it."""
 
-        def arrive(registry: IdleSet, *args: Any) -> None:
-            hook("before clear")
-            arrived(registry, *args)
+        def arrive(idle: Any, *args: Any) -> None:
+            run("before clear")
+            arrived(idle, *args)
 
-        def entries(registry: RunQueue) -> int:
-            hook("after clear")
-            number = counted(registry)
-            hook("after the look")
+        def entries(run_queue: Any) -> int:
+            run("after clear")
+            number = int(counted(run_queue))
+            run("after the look")
             return number
 
-        def hook(now: str) -> None:
+        def run(now: str) -> None:
             if now == moment and todo:
                 todo.pop()()
 
-        arrived, counted = IdleSet.arrived, RunQueue.entries
+        arrived, counted = getattr(*hook("Idle.arrived")), getattr(*hook("RunQueue.entries"))
         futures: list[concurrent.futures.Future[int]] = []
         todo: list[Callable[[], None]] = []
         both = threading.Barrier(2)
         with StatefulThreadPoolExecutor(2) as pool:
             registry = self.all_asleep(pool)
-            monkeypatch.setattr(IdleSet, "arrived", arrive)
-            monkeypatch.setattr(RunQueue, "entries", entries)
+            monkeypatch.setattr(*hook("Idle.arrived"), arrive)
+            monkeypatch.setattr(*hook("RunQueue.entries"), entries)
             todo.append(in_thread(lambda: futures.append(pool.submit(both.wait, 5))))
             futures.append(pool.submit(both.wait, 5))
             assert futures[0].result(5) + futures[-1].result(5) == 1
@@ -544,15 +539,15 @@ class TestOnTheWay:
         with StatefulThreadPoolExecutor(2, initializer=list, finalizer=torn_down.append, idle_timeout=1000) as pool:
             registry = self.all_asleep(pool)
             woken, retiring = registry.workers
-            true_sleep = inside(retiring).block
+            true_block = inside(retiring).block
 
-            def sleep_once(timeout: float) -> bool:
-                inside(retiring).block = true_sleep
+            def block_once(timeout: float) -> bool:
+                inside(retiring).block = true_block
                 return time_is_up.wait(5) is None  # in vain
 
-            inside(retiring).block = sleep_once
+            inside(retiring).block = block_once
             for worker in retiring, woken:  # sleep anew: one in there, the other as the first to be woken
-                worker.rouse()
+                registry.wake_worker(worker)
                 while not (worker in registry.idle and worker.asleep):
                     time.sleep(0)
             self.stages = True
@@ -569,15 +564,15 @@ class TestOnTheWay:
 
         class Slow:
             def __del__(self) -> None:
-                inside.set()
+                entered.set()
                 go_on.wait(10)
 
-        dropped, inside, go_on = (threading.Event() for _ in range(3))
+        dropped, entered, go_on = (threading.Event() for _ in range(3))
         with StatefulThreadPoolExecutor(3) as pool:
             registry = self.all_asleep(pool)
             pool.submit(lambda: Slow() if dropped.wait(5) else None)
             dropped.set()  # the future, so that the worker drops the result
-            assert inside.wait(5)
+            assert entered.wait(5)
             registry.wasted_wakes = 8
             assert [worker.asleep for worker in registry.idle] == [True, True, False]
             both = threading.Barrier(2)
@@ -590,15 +585,15 @@ class TestOnTheWay:
         with StatefulThreadPoolExecutor(2) as pool:
             registry = self.all_asleep(pool)
             last = list(registry.idle)[-1]
-            release = last.release
+            unpark = last.unpark
 
             def fail() -> None:
-                last.release = release
+                last.unpark = unpark
                 assert registry.searching
                 registry.tail.clear()  # a busy worker may take the entry, and then nobody looks for the task any more
                 raise RecursionError
 
-            last.release = fail
+            last.unpark = fail
             with pytest.raises(RecursionError):
                 pool.submit(int)
             assert not registry.searching
@@ -610,7 +605,7 @@ class TestOnTheWay:
 class TestFinalizersInASlot:
     """A collection starts while a worker looks after its states, and a finalizer runs a task that is lent one, too."""
 
-    class Due(list[None]):
+    class NeedsAttention(list[None]):
         def __init__(self, moment: str, finalizer: Callable[[], object]) -> None:
             super().__init__([None])
             self.moment = moment
@@ -654,8 +649,8 @@ class TestFinalizersInASlot:
             results.append(view.submit(use).result())
 
         def stage() -> None:
-            slot = current.worker._slot(inside(view).binding)  # type: ignore[union-attr]
-            slot.due = self.Due(moment, finalizer)
+            slot = inside(current.worker).slot(inside(view).binding)  # type: ignore[union-attr]
+            inside(slot).needs_attention = self.NeedsAttention(moment, finalizer)
             if stale:
                 for state in slot.states:
                     state.discarded = True

@@ -78,7 +78,7 @@ class TestTimeoutAtTheVeryMoment:
         worker = next(iter(inside(pool).workers))
         lying.append(lambda: (free(), until(lambda: worker.ended)))
         pool.shutdown(timeout=10)
-        assert not worker.watchers
+        assert not inside(worker).watchers
 
     def test_shutdown_leaves_no_waiter_behind(self, lying: list[Callable[[], object]]) -> None:
         """One that really gave up is forgotten by the worker."""
@@ -88,7 +88,7 @@ class TestTimeoutAtTheVeryMoment:
             lying.append(lambda: None)
             with pytest.raises(TimeoutError, match="has not ended"):
                 pool.shutdown(timeout=10)
-        assert not next(iter(inside(pool).workers)).watchers
+        assert not inside(next(iter(inside(pool).workers))).watchers
         free()
         pool.shutdown(timeout=10)
 
