@@ -47,9 +47,10 @@ from stateful_executor._task import Task
 from stateful_executor._worker import Worker
 
 __all__ = [
-    "CLOCKS",
     "CARRIED",
+    "CLOCKS",
     "HAS_GIL",
+    "SLEEPS_IN",
     "AsTheyFinish",
     "Deadline",
     "Failure",
@@ -65,6 +66,8 @@ __all__ = [
     "current",
     "descend",
     "find_binding",
+    "finish_all",
+    "forget_exit",
     "headroom",
     "hook",
     "inside",
@@ -73,7 +76,7 @@ __all__ = [
     "parts",
     "permits_left",
     "place",
-    "sleeps_in",
+    "registries",
 ]
 
 # The name in tests, and the path to it.
@@ -262,14 +265,25 @@ def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any
     yield "inherited", _interpreter._inherited
 
 
+finish_all = _interpreter._finish_all  # what the library does when the interpreter exits
+
+
 def is_exiting() -> bool:
     """Whether the library has heard that the interpreter exits."""
     return _interpreter._exiting
 
 
-def sleeps_in(filename: str) -> bool:
-    """Whether code in that file puts its thread to sleep, on behalf of the library."""
-    return filename == _parker.__file__
+def forget_exit() -> None:
+    """Let the library think that the interpreter goes on."""
+    _interpreter._exiting = False
+
+
+def registries() -> list[Any]:
+    """What each pool that is alive shares with its workers."""
+    return _interpreter._alive()
+
+
+SLEEPS_IN = _parker.__file__  # the file in which every thread sleeps that waits for the library
 
 
 # Where to replace something: the owner, and the name there.

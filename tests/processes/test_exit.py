@@ -1,167 +1,19 @@
 """How whole processes end: interpreter exit, Ctrl-C and fork, each in an interpreter of its own."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-from textwrap import dedent
 
 import pytest
-
-import stateful_executor
-
-PATHS = [str(Path(stateful_executor.__file__).parents[1]), str(Path(__file__).parent)]
-PATIENCE = 25  # seconds, for what ends at once unless something is broken
-
-PRELUDE = """
-import atexit, faulthandler, gc, os, signal, subprocess, sys, threading, time, traceback
-from concurrent.futures import CancelledError
-from concurrent.futures.thread import BrokenThreadPool
-from contextlib import contextmanager, suppress
-from stateful_executor import StatefulThreadPoolExecutor, _waiter
-
-PATIENCE = 20
-if hasattr(signal, "SIGALRM"):  # faulthandler's own timer can hang a forked child
-    faulthandler.register(signal.SIGALRM, chain=True)
-    signal.alarm(PATIENCE)
-else:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)
-parent = os.getpid()
-
-
-def say(*words):
-    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # one step, and nothing is left in a buffer for a child
-
-
-def make():
-    return threading.get_ident()
-
-
-def tear_down(state):
-    where = "its" if state == threading.get_ident() else "another"
-    say("torn down in", where, "thread", *["of the child"] * (os.getpid() != parent))
-
-
-def until(condition):
-    while not condition():
-        time.sleep(0)
-
-
-def raised(fn, *args):
-    try:
-        say("returned", fn(*args))
-    except BaseException as exc:
-        say(f"{type(exc).__name__}: {exc}" if type(exc) is RuntimeError else type(exc).__name__)
-
-
-# Where the main thread is. It sets `ready` as the last thing before it waits in the library.
-ready = threading.Event()
-
-
-def until_main_sleeps():
-    main = threading.main_thread().ident
-    ready.wait()
-    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code.co_filename == _waiter.__file__)
-"""
-
-INTERRUPTS = """
-interrupts = []
-
-
-def on_sigint(*_):
-    interrupts.append(None)
-    raise KeyboardInterrupt
-
-
-signal.signal(signal.SIGINT, on_sigint)
-signal.signal(signal.SIGUSR1, lambda *_: None)
-
-
-def interrupt(times=1):
-    # In a task: have KeyboardInterrupt raised in the main thread, which sleeps in the library, and return after that.
-    for _ in range(times):
-        until_main_sleeps()
-        before = len(interrupts)
-        os.kill(os.getpid(), signal.SIGINT)
-        while len(interrupts) == before:
-            # CPython does not see a signal that comes right between its last look and the system call that sleeps.
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-            time.sleep(0)
-    until(lambda: len(interrupts) >= times)
-
-
-queued = []
-left = threading.Event()
-left.set()  # cleared where the main thread is to leave its block before the task ends
-
-
-def interrupting(times):
-    # The task that runs while others are queued, until those are cancelled.
-    interrupt(times)
-    until(lambda: all(future.done() for future in queued))
-    left.wait()
-    say("queued tasks were cancelled:", *(future.cancelled() for future in queued))
-
-
-def open_pool(**options):
-    return StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down, **options)
-"""
-
-FORKS = """
-def forked():
-    # As os.fork(); a child that hangs says where, and dies.
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(PATIENCE // 2)
-    return pid
-
-
-def fork(fn):
-    # Run `fn` in a forked child, and return when that has ended.
-    pid = forked()
-    if pid == 0:
-        status = 1
-        try:
-            fn()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    join(pid)
-
-
-def join(pid):
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status:
-        say("child ended with", status)
-"""
-
-needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-TOO_LATE = "RuntimeError: cannot schedule new futures after interpreter shutdown"
-
-
-def run(script: str, preludes: str = PRELUDE, *options: str) -> tuple[int, list[str], str]:
-    """Run `script` in an interpreter of its own; its exit code, its lines and its errors."""
-    done = subprocess.run(
-        [sys.executable, *options, "-c", preludes + dedent(script)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout.splitlines(), done.stderr
-
-
-def run_well(script: str, preludes: str = PRELUDE, *options: str) -> list[str]:
-    """Run `script`, which is to succeed without a word on stderr; its lines."""
-    code, lines, errors = run(script, preludes, *options)
-    assert errors == ""
-    assert code == 0
-    return lines
-
+from child import (
+    ENTRY_POINT_NAMES,
+    ENTRY_POINTS,
+    INTERRUPTS,
+    PRELUDE,
+    TOO_LATE,
+    needs_fork,
+    needs_signals,
+    run,
+    run_forks,
+    run_well,
+)
 
 # Exit
 
@@ -551,7 +403,7 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
     """Wherever Ctrl-C lands while the interpreter closes and joins pools: all tasks end, all states are torn down."""
     lines = run_well("""
         from interrupts import Interrupt
-        from stateful_executor import _interpreter as _exit
+        from inside import finish_all, forget_exit
 
         def attempt(number):
             gc.collect()  # queues of earlier attempts, whose number is one of points
@@ -563,15 +415,15 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
                 threads += pool._threads
             point = Interrupt(number)
             with suppress(KeyboardInterrupt), point:
-                _exit._finish_all()
+                finish_all()
             over = sum(not thread.is_alive() for thread in threads)
-            _exit._exiting = False
+            forget_exit()
             if "_finish_all RESUME" in "".join(point.where):
                 pass  # its entry, which is the interpreter's own affair
             elif over != 2 or len(torn_down) != 2 or not all(future.done() for future in futures):
                 say(point.where, "ended", over, "torn down", len(torn_down))
-                _exit._finish_all()
-                _exit._exiting = False
+                finish_all()
+                forget_exit()
             return point
 
         number, points = 1, 0
@@ -588,38 +440,11 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
 # Fork
 
 
-def run_forks(script: str, preludes: str = "") -> list[str]:
-    """Run `script`, which forks, without Python's warning that it has threads."""
-    return run_well(script, PRELUDE + FORKS + preludes, "-W", "ignore::DeprecationWarning")
-
-
-DOORS = """
-doors = {
-    "submit": lambda pool: pool.submit(say, "never"),
-    "map": lambda pool: pool.map(say, ["never"]),
-    "chunked map": lambda pool: pool.map(say, ["never"], chunksize=2),
-    "scope": lambda pool: pool.scope().__enter__().submit(say, "never"),
-    "view": lambda pool: pool.with_state(list).submit(say, "never"),
-    "scope's view": lambda pool: pool.scope().__enter__().with_state(list).submit(say, "never"),
-}
-
-
-def knock(pool):
-    for name, door in doors.items():
-        try:
-            door(pool)
-        except BrokenThreadPool as exc:
-            assert "fork" in str(exc)
-            say(name)
-"""
-DOOR_NAMES = ["submit", "map", "chunked map", "scope", "view", "scope's view"]
-
-
 @needs_fork
 @pytest.mark.parametrize("backlog", [None, 1])
 @pytest.mark.parametrize("parent", ["unused", "idle", "busy", "full", "shut down"])
 def test_forked_child_is_refused(parent: str, backlog: int | None) -> None:
-    """Each door of a pool of the parent's raises at once in the child, whatever the pool was at; it goes on there."""
+    """Each entry point of a pool of the parent's raises at once in the child, whatever the pool was at; it goes on there."""
     if parent == "full" and backlog is None:
         pytest.skip("never full")
     lines = run_forks(
@@ -640,16 +465,16 @@ def test_forked_child_is_refused(parent: str, backlog: int | None) -> None:
             until(lambda: len(inside(pool).waiters) == 2)
         if {parent!r} == "shut down":
             pool.shutdown()
-        fork(lambda: knock(pool))
+        fork(lambda: try_entry_points(pool))
         go_on.set()
         for thread in threads:
             thread.join()
         if {parent!r} != "shut down":
             say("parent:", pool.submit(len, "abc").result())
     """,
-        DOORS,
+        ENTRY_POINTS,
     )
-    assert lines == DOOR_NAMES + ["parent: 3"] * (parent != "shut down")
+    assert lines == ENTRY_POINT_NAMES + ["parent: 3"] * (parent != "shut down")
 
 
 @needs_fork
@@ -782,7 +607,7 @@ def test_fork_in_a_task(ending: str) -> None:
         def task(state):
             pid = forked()
             if pid == 0:
-                knock(pool)
+                try_entry_points(pool)
                 raised(queued.result)
                 raised(queued.cancel)
                 with StatefulThreadPoolExecutor(1) as new:
@@ -801,9 +626,9 @@ def test_fork_in_a_task(ending: str) -> None:
         future.result()
         pool.shutdown()
     """.replace("max_backlog=1", "max_backlog=2"),
-        DOORS,
+        ENTRY_POINTS,
     )
-    in_child = [*DOOR_NAMES, "BrokenThreadPool", "returned True", "new pool: 3"]
+    in_child = [*ENTRY_POINT_NAMES, "BrokenThreadPool", "returned True", "new pool: 3"]
     assert lines == [*in_child, "parent", "queued ran", "torn down in its thread"]
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_exit import PATHS, PATIENCE, PRELUDE, TOO_LATE, needs_signals, run, run_well
+from child import PATHS, PATIENCE, PRELUDE, TOO_LATE, needs_signals, run, run_well
 
 import stateful_executor
 
@@ -15,7 +15,7 @@ TORN = "torn down in its thread"
 
 # Threads of the user's
 
-DOORS = {
+ENTRY_POINTS = {
     "submit": "pool.submit(say, 'never')",
     "map": "pool.map(say, ['never'])",
     "map_unordered": "pool.map_unordered(say, ['never'], chunksize=2)",
@@ -27,9 +27,9 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_thread_submits_when_the_main_thread_has_returned(door: str) -> None:
-    """Each time, and through each door, it gets the error of the standard library (cpython#148280)."""
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_a_thread_submits_when_the_main_thread_has_returned(entry_point: str) -> None:
+    """Each time, and through each entry point, it gets the error of the standard library (cpython#148280)."""
     lines = run_well(f"""
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ def test_a_thread_submits_when_the_main_thread_has_returned(door: str) -> None:
             until(lambda: inside(pool).close_reason is not None and not pool.stats().workers)
             until(lambda: refuses(theirs))
             for _ in range(2):
-                raised(lambda: {DOORS[door]})
+                raised(lambda: {ENTRY_POINTS[entry_point]})
             pool.shutdown()
 
         def refuses(executor):

@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from test_exit import DOOR_NAMES, DOORS, FORKS, PRELUDE, needs_fork, run, run_forks, run_well
+from child import ENTRY_POINT_NAMES, ENTRY_POINTS, FORKS, PRELUDE, needs_fork, run_forks, run_well
 
 needs_spawn = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="no posix_spawn")
 
@@ -16,7 +16,7 @@ left = []
 
 
 def fork_once():
-    # Fork; the child knocks at the doors, makes a pool of its own, and ends. Return in the parent when it has ended.
+    # Fork; the child tries each entry point, makes a pool of its own, and ends. Return in the parent when it has ended.
     if left:
         return
     left.append(None)
@@ -25,7 +25,7 @@ def fork_once():
         join(pid)
         say("parent")
         return
-    knock(pool)
+    try_entry_points(pool)
     with StatefulThreadPoolExecutor(1) as new:
         say("new pool:", new.submit(len, "abc").result())
     end()
@@ -36,7 +36,7 @@ class Closing:
     def __del__(self):
         tear_down(threading.get_ident())
 """
-IN_CHILD = [*DOOR_NAMES, "new pool: 3", "parent"]
+IN_CHILD = [*ENTRY_POINT_NAMES, "new pool: 3", "parent"]
 
 
 @needs_fork
@@ -124,7 +124,7 @@ def test_fork_in_what_a_worker_calls(place: str, ending: str) -> None:
         pool.shutdown()
         say("states left:", pool.stats().states_made - pool.stats().states_torn_down)
         """,
-        DOORS + ENDINGS,
+        ENTRY_POINTS + ENDINGS,
     )
     assert [line for line in lines if "torn" not in line] == [*IN_CHILD, "states left: 0"]
     assert {line for line in lines if "torn" in line} == {"torn down in its thread"}
@@ -194,7 +194,7 @@ def test_fork_while_another_thread_waits(wait: str, ending: str) -> None:
         forking.join()
         pool.shutdown()
     """,
-        DOORS + ENDINGS,
+        ENTRY_POINTS + ENDINGS,
     )
     told = {"map": ["1"], "map_unordered": ["1"], "blocked submit": ["0"], "wait": ["1"], "as_completed": ["1"]}
     assert lines[: len(IN_CHILD) - 1] == IN_CHILD[:-1]
@@ -210,7 +210,7 @@ def test_grandchildren() -> None:
 
         def descend(generation):
             for pool in pools:
-                knock(pool)
+                try_entry_points(pool)
             say("generation", generation)
             if generation == 3:
                 return
@@ -222,9 +222,9 @@ def test_grandchildren() -> None:
 
         descend(1)
     """,
-        DOORS,
+        ENTRY_POINTS,
     )
-    knocks = DOOR_NAMES
+    knocks = ENTRY_POINT_NAMES
     assert lines == [
         "generation 1", *knocks, "generation 2", *knocks * 2, "generation 3", "end of 2", "end of 1",
     ]  # fmt: skip
@@ -328,7 +328,7 @@ def test_a_multiprocessing_child_meets_the_pool_of_its_parent() -> None:
 
         pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down)
         pool.submit(int).result()
-        process = multiprocessing.get_context("fork").Process(target=lambda: knock(pool))
+        process = multiprocessing.get_context("fork").Process(target=lambda: try_entry_points(pool))
         process.start()
         process.join()
         say(process.exitcode)
@@ -338,9 +338,9 @@ def test_a_multiprocessing_child_meets_the_pool_of_its_parent() -> None:
         except TypeError as exc:
             say(exc)
     """,
-        DOORS,
+        ENTRY_POINTS,
     )
-    assert lines[: len(DOOR_NAMES) + 1] == [*DOOR_NAMES, "0"]
+    assert lines[: len(ENTRY_POINT_NAMES) + 1] == [*ENTRY_POINT_NAMES, "0"]
     assert "pickle" in lines[-2]
     assert lines[-1] == "torn down in its thread"
 

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-
 from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
+
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 
 

@@ -18,8 +18,8 @@ from concurrent.futures import CancelledError, wait
 from typing import Any
 
 import pytest
-
 from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside
+
 from stateful_executor import StatefulThreadPoolExecutor
 
 

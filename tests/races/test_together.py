@@ -12,8 +12,8 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
-
 from inside import inside
+
 from stateful_executor import StatefulThreadPoolExecutor
 
 ROUNDS = int(os.environ.get("STATEFUL_EXECUTOR_ROUNDS", "1000"))  # 50,000 for a hunt

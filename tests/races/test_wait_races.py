@@ -10,8 +10,8 @@ from concurrent.futures import InvalidStateError, wait
 from typing import Any
 
 import pytest
-
 from inside import AsTheyFinish, Deadline, Parker, TearDown, Worker, find_binding, hook, inside, parts
+
 from stateful_executor import StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[None]

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+from inside import SLEEPS_IN, inside, registries
 from interrupts import Interrupt
 
-from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy, _exit
+from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
 
@@ -272,14 +274,15 @@ def check(run: Run, where: str) -> None:
     """After an interruption: the scope is joined, nothing is lost, nobody sleeps who should not, shutdown ends."""
     if run.scope is not None and _in_window(where):
         # Else the thread for its timeout sleeps on; if it has not begun yet, the next run would count it as its own.
-        run.inside(scope).end_alarm()
+        inside(run.scope).end_alarm()
     elif run.scope is not None:
-        assert not run.inside(scope).pending, "a task of the scope is left"
-        assert not run.inside(scope).permit_waiters, "somebody seems to wait in the scope"
+        assert not inside(run.scope).pending, "a task of the scope is left"
+        assert not inside(run.scope).permit_waiters, "somebody seems to wait in the scope"
         assert all(future.done() for future in run.futures)
-    for registry in _exit._alive():
+    for registry in registries():
         if registry.pool is not None and registry.pool() is None:
-            registry.refuse(RuntimeError)  # as its callback, at the entry of which Python ignores Ctrl-C, had no time to
+            # Its callback, at the entry of which Python ignores Ctrl-C, had no time to.
+            registry.close(RuntimeError)
     inside(run.pool).submit_timeout = None
     if inside(run.pool).close_reason is None:
         for n in range(3):
@@ -338,7 +341,7 @@ def every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int 
         _once(scenario, workers, max_backlog, interrupt)
         if interrupt.fresh:
             continue
-        if interrupt.prodded and "_waiter.py" in " ".join(interrupt.where):  # then sleep through it, too
+        if interrupt.prodded and Path(SLEEPS_IN).name in " ".join(interrupt.where):  # then sleep through it, too
             _once(scenario, workers, max_backlog, Interrupt(at, prod=False))
         if interrupt.where:
             points.append(at)
