@@ -79,7 +79,12 @@ def waits(pool: Pool) -> None:
 
 def rest(pool: Pool) -> None:
     """Wait until every worker has done all there was to do, messages included."""
-    until(lambda: pool.stats().idle == pool.stats().workers and not any(inside(worker).inbox for worker in inside(pool).workers))
+    until(
+        lambda: (
+            pool.stats().idle == pool.stats().workers
+            and not any(inside(worker).inbox for worker in inside(pool).workers)
+        )
+    )
 
 
 class States:

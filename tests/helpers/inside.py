@@ -50,6 +50,7 @@ __all__ = [
     "CARRIED",
     "CLOCKS",
     "HAS_GIL",
+    "SET_LATER",
     "SLEEPS_IN",
     "AsTheyFinish",
     "Deadline",
@@ -153,6 +154,7 @@ TASK = {
     "has_permit": "_has_permit",
     "stdlib_waiters": "_stdlib_waiters",
 }
+SET_LATER = {"_adapter", "_cancelled_by", "_failure", "_result", "_silenced", "_taken_over"}  # what few tasks have
 ADAPTER = {"claims": "_claims"}
 ARRIVALS = {"arrived": "_arrived", "pending": "_pending", "unbegun": "_unbegun"}
 SCOPE = {
@@ -173,7 +175,8 @@ TABLES: list[tuple[type, dict[str, str]]] = [
     (Registry, REGISTRY),
     (
         StatefulThreadPoolExecutor,
-        {name: f"_registry.{path}" for name, path in REGISTRY.items()} | {"registry": "_registry", "bindings": "_bindings"},
+        {name: f"_registry.{path}" for name, path in REGISTRY.items()}
+        | {"registry": "_registry", "bindings": "_bindings"},
     ),
     (Scope, {"registry": "_registry", "backlog": "_registry.backlog"} | SCOPE),
     (StateView, {"binding": "_binding", "holders": "_binding.holders"}),
@@ -196,7 +199,9 @@ class Inside:
         try:
             *parents, last = self._table[name].split(".")
         except KeyError:
-            raise AttributeError(f"tests have no name {name!r} for something in {self._thing!r}: see inside.py") from None
+            raise AttributeError(
+                f"tests have no name {name!r} for something in {self._thing!r}: see inside.py"
+            ) from None
         found = self._thing
         for parent in parents:
             found = getattr(found, parent)

@@ -44,6 +44,8 @@ from contextlib import suppress
 from itertools import count, islice
 from typing import Any
 
+from inside import inside
+
 PATIENCE = 20
 
 
@@ -274,8 +276,8 @@ class Account:
         registry = self.registry
         if registry is None:
             return
-        if registry.free_permits is not None and len(registry.free_permits) + registry.unissued != self.max_backlog:
-            self.ledger.problem(f"{len(registry.free_permits) + registry.unissued} places are left of {self.max_backlog}")
+        if registry.free_permits is not None and registry.permits_left() != self.max_backlog:
+            self.ledger.problem(f"{registry.permits_left()} permits are left of {self.max_backlog}")
         if registry.waiters:
             self.ledger.problem(f"{len(registry.waiters)} submitters are left in line")
         if registry.pending():

@@ -1,4 +1,4 @@
-"""SIGINT at random moments of one kind of use, in an interpreter of its own: python tests/storm.py scope_end 3000.
+"""SIGINT at random moments of one kind of use, in an interpreter of its own: python tests/helpers/storm.py scope_end 3000.
 
 Each round is a fresh pool, one scenario in the main thread, one interrupt somewhere in it, and an account of what is
 left. The interrupts are those of a timer, to which Python's handler of SIGINT answers.
@@ -24,7 +24,9 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # it stands in the folder of `inside` itself
+
+from inside import inside
 
 import stateful_executor
 from stateful_executor import Scope, StatefulThreadPoolExecutor
@@ -181,7 +183,7 @@ class Storm:
         where = [frame for frame in walk(error) if frame[0].co_filename.startswith(PACKAGE)]
         self.counts["in the library"] += bool(where)
         self.lines.update(where[-1:])
-        scope, queue = run.scope, inside(run.pool)
+        scope, registry = run.scope, inside(run.pool)
         begun = None
         if scope is not None and inside(scope).entered and not inside(scope).closed:
             self.counts["in Python's own window"] += 1  # see `Scope`
@@ -192,7 +194,7 @@ class Storm:
             begun = len(run.begun)
             self.expect(not inside(scope).pending, "the scope has ended before its tasks")
             self.expect(len(run.ended) == begun, "a task of the scope runs after its block")
-        if queue.refusal is None:
+        if registry.close_reason is None:
             self.expect(run.pool.submit(int).result(PATIENCE) == 0, "the pool works no more")
         run.pool.shutdown(timeout=PATIENCE)
         self.expect(begun is None or len(run.begun) == begun, "a task of the scope began after its block")
@@ -200,8 +202,8 @@ class Storm:
         stats = run.pool.stats()
         self.expect(stats.submitted == stats.completed + stats.cancelled, f"not all is accounted for: {stats}")
         self.expect(sorted(run.made) == sorted(run.torn_down), "a state is left")
-        if queue.places is not None:
-            self.expect(len(queue.places) + queue.unminted == queue.max_backlog, "a place is lost")
+        if registry.free_permits is not None:
+            self.expect(registry.permits_left() == registry.max_backlog, "a permit is lost")
 
     def expect(self, fact: bool, otherwise: str) -> None:
         if not fact:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import stateful_executor
+from child import PATHS
 
 RUNNER = Path(__file__).parent / "cpython" / "swapped.py"
 
@@ -47,14 +46,13 @@ def run_suite(folder: Path, prefix: str) -> dict[str, Any]:
         "excluded": list(EXCLUDED),
         "swap_future": prefix == FUTURE,
     }
-    root = str(Path(stateful_executor.__file__).parents[1])
     log = folder / "log.txt"  # which names the test that runs, should it hang
     with log.open("w") as file:
         try:
             subprocess.run(
                 [sys.executable, RUNNER],
                 input=json.dumps(wanted),
-                env=os.environ | {"PYTHONPATH": root},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)},
                 cwd=folder,
                 stdout=file,
                 stderr=subprocess.STDOUT,

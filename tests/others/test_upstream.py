@@ -4,15 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import upstream
+from child import PATHS
 from upstream import BUGS, OURS, STDLIB
 
-import stateful_executor
-
-PATHS = [str(Path(stateful_executor.__file__).parents[1]), str(Path(__file__).parent)]
 ABREAST = 4  # most of them wait for what will not happen
 
 Child = subprocess.Popen[str]

@@ -29,6 +29,8 @@ from inspect import signature
 from types import FrameType
 from typing import Any, NamedTuple
 
+from inside import SLEEPS_IN
+
 PATIENCE = 20  # seconds, after which a child says where it hangs, and dies
 OURS = "stateful_executor.StatefulThreadPoolExecutor"
 STDLIB = "concurrent.futures.ThreadPoolExecutor"
@@ -107,9 +109,9 @@ def others() -> int:
 def asleep(thread: threading.Thread) -> FrameType | None:
     """The frame in which this thread sleeps, if it does."""
     frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None or os.path.basename(frame.f_code.co_filename) not in {"threading.py", "_waiter.py"}:
+    if frame is None or os.path.basename(frame.f_code.co_filename) not in {"threading.py", os.path.basename(SLEEPS_IN)}:
         return None
-    return frame if frame.f_code.co_name in {"wait", "join", "_wait_for_tstate_lock"} else None
+    return frame if frame.f_code.co_name in {"wait", "park", "join", "_wait_for_tstate_lock"} else None
 
 
 def main_sleeps(function: str) -> bool:

@@ -1,6 +1,5 @@
 """How whole processes end: interpreter exit, Ctrl-C and fork, each in an interpreter of its own."""
 
-
 import pytest
 from child import (
     ENTRY_POINT_NAMES,

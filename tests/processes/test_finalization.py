@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import inside
 import pytest
 from child import PATHS, PATIENCE, PRELUDE, TOO_LATE, needs_signals, run, run_well
 
@@ -700,6 +701,7 @@ def test_run_as_a_module_or_from_an_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as file:
         for module in package.glob("*.py"):
             file.write(module, f"stateful_executor/{module.name}")
+        file.write(inside.__file__, "inside.py")
         file.writestr(
             "__main__.py",
             f"{PRELUDE}\npool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down)\n"

@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from child import ENTRY_POINT_NAMES, ENTRY_POINTS, FORKS, PRELUDE, needs_fork, run_forks, run_well
+from child import ENTRY_POINT_NAMES, ENTRY_POINTS, FORKS, PRELUDE, needs_fork, run, run_forks, run_well
 
 needs_spawn = pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="no posix_spawn")
 

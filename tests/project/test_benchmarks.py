@@ -12,7 +12,7 @@ import pytest
 
 import stateful_executor
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ("--quick", "--rounds", "1", "--tasks", "40", "--items", "400")
 ALTERED = "import runpy, sys; sys.path.insert(0, {0!r}); {1}; runpy.run_path({0!r}, run_name='__main__')"
 

@@ -12,7 +12,7 @@ import pytest
 
 import stateful_executor
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 NO_FTS5 = """

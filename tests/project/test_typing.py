@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TYPING = ROOT / "tests" / "typing"
 OLDEST_AND_NEWEST = ["3.11", "3.13"]
 

@@ -658,9 +658,7 @@ def test_two_views_at_once_that_cannot_be_hashed() -> None:
 
 
 @pytest.mark.parametrize("method", ["submit", "cancel", "result", "drop"])
-@pytest.mark.parametrize(
-    "step", ["Workers.grow", "Registry.before_removal", "Permits.left_line", "Idle.wake_one"]
-)
+@pytest.mark.parametrize("step", ["Workers.grow", "Registry.before_removal", "Permits.left_line", "Idle.wake_one"])
 def test_finalizer_within_a_step(method: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finalizer that runs while the registry's lock is held, or in a step of the registry, may use the same pool."""
     original = getattr(*hook(step))

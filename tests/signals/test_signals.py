@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import storm
 from storm import SCENARIOS
 
-STORM = str(Path(__file__).with_name("storm.py"))
+STORM = storm.__file__
 INTERRUPTS = int(os.environ.get("STATEFUL_EXECUTOR_INTERRUPTS", "150"))
 PATIENCE = 60 + INTERRUPTS // 10  # seconds
 

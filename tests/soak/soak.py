@@ -41,10 +41,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
+
+from inside import current, inside
 
 from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy, StateView
-from stateful_executor._waiter import here
 
 PATIENCE = 50  # seconds, for what takes one or two unless something hangs
 Pool = StatefulThreadPoolExecutor[Any]
@@ -233,7 +234,7 @@ class Round:
             idle_timeout=plan["idle_timeout"],
             copy_context=plan["copy_context"],
         )
-        self.queue = inside(self.pool)
+        self.registry = inside(self.pool)
 
     def fault(self, text: str) -> None:
         """Something is not as promised."""
@@ -344,15 +345,15 @@ class Round:
         """Whether all is as promised, now that the pool has ended."""
         for number, task in enumerate(self.tasks):
             self.account_for(number, task)
-        stats, queue = self.queue.stats(), self.queue
+        stats, registry = self.registry.stats(), self.registry
         if not len(self.made) == len(self.torn_down) == stats.states_made == stats.states_torn_down:
             self.fault(f"{len(self.made)} states made, {len(self.torn_down)} torn down, counted: {stats}")
         if stats.submitted != stats.completed + stats.failed + stats.cancelled:
             self.fault(f"a task is not accounted for: {stats}")
         if stats.running or stats.backlog or stats.blocked_submitters or stats.workers or stats.idle:
             self.fault(f"something is left: {stats}")
-        if queue.places is not None and len(queue.places) + queue.unminted != queue.max_backlog:
-            self.fault(f"a place of the backlog is lost: {len(queue.places)} + {queue.unminted}")
+        if registry.free_permits is not None and registry.permits_left() != registry.max_backlog:
+            self.fault(f"a permit is lost: {registry.permits_left()} are left of {registry.max_backlog}")
         self.counts.update(
             tasks=stats.submitted,
             failed=stats.failed,

@@ -1,6 +1,6 @@
-"""Run ten million tasks in mixed modes, and see that the memory stays flat: `python tests/soak_memory.py [millions]`.
+"""Run ten million tasks in mixed modes, and see that the memory stays flat: `python tests/soak/soak_memory.py [millions]`.
 
-Each wave goes through one door, or ends its tasks in one way, in pools that stay, retire their workers or are made for
+Each wave goes through one entry point, or ends its tasks in one way, in pools that stay, retire their workers or are made for
 the wave. After each million: tasks per second, resident memory, objects that the collector knows, blocks that the
 allocator has given out, threads. Exits with 1 when the last resident size is more than 3 MB above the first.
 """
@@ -17,7 +17,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
+
+from inside import inside
 
 from stateful_executor import StatefulThreadPoolExecutor, StatePolicy
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from inside import Failure, inside
+
 import stateful_executor
-from stateful_executor._failure import Failure
 
 SUITE = "test.test_concurrent_futures"  # a package, in older Pythons a module; the loader takes either
 
@@ -88,7 +89,7 @@ def swap_future() -> Callable[[], None]:
             inside(future).phase = "FAILED"
 
     # The tests write the state, and then the exception, which here has a phase of its own.
-    ours._state = ours._state.setter(lambda future, state: setattr(future, "_phase", state))
+    ours._state = ours._state.setter(lambda future, state: setattr(inside(future), "phase", state))
     ours._exception = ours._exception.setter(fail)
 
     def close() -> None:
