@@ -26,7 +26,7 @@ from fractions import Fraction
 from typing import Any, Self
 
 import pytest
-from inside import Failure, Worker, hook, inside, permits_left
+from inside import Worker, hook, inside, permits_left
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 

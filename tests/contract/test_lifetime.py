@@ -13,7 +13,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any, Self
 
 import pytest
-from inside import Failure, hook, inside, place
+from inside import hook, inside, place
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 

@@ -322,7 +322,7 @@ class TestErrors:
             list(door.map_unordered(leave, range(3)))
         assert door.pool.submit(int).result() == 0
         if door.scope is not None:
-            for task in list(door.inside(scope).failures):
+            for task in list(inside(door.scope).failures):
                 task.exception()
 
     def test_input_raises_at_once(self, single: Door) -> None:

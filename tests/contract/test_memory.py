@@ -21,7 +21,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from inside import Failure, containers, inside
+from inside import containers, inside
 from test_lifetime import PATIENCE, Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline, until
 
 from stateful_executor import BacklogFull, InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -344,7 +344,8 @@ def refused_by_closed_scope(pool: Pool, fn: Any, arg: Any) -> Any:
 def refused_for_want_of_threads(_: Pool, fn: Any, arg: Any) -> Pool:
     pool: Pool = StatefulThreadPoolExecutor(1)
     start = threading.Thread.start
-    inside(pool).new_worker = lambda new=inside(pool).new_worker: unstartable(new())  # type: ignore[misc]
+    new_worker = inside(pool).new_worker
+    inside(pool).new_worker = lambda: unstartable(new_worker())
     with pytest.raises(RuntimeError, match="no thread"):
         pool.submit(fn, arg, key=arg)
     assert threading.Thread.start is start

@@ -1,7 +1,7 @@
 """The private names that tests look at or hook, each written here only: when one is renamed, this file follows.
 
 `inside(thing)` is a pool, worker, task, scope or view under the names used in tests: `inside(pool).waiters`. Reading,
-writing and deleting goes to the private object that has the attribute. `hook(name)` says where a function or class of
+writing and deleting goes to the private object that has the attribute. `inside(pool)` does not keep the pool alive. `hook(name)` says where a function or class of
 the library is to be replaced: `monkeypatch.setattr(*hook("Idle.wake_one"), staged)`. What tests use of the library's
 private classes and functions is imported from here.
 """
@@ -173,11 +173,6 @@ SCOPE = {
 }
 TABLES: list[tuple[type, dict[str, str]]] = [
     (Registry, REGISTRY),
-    (
-        StatefulThreadPoolExecutor,
-        {name: f"_registry.{path}" for name, path in REGISTRY.items()}
-        | {"registry": "_registry", "bindings": "_bindings"},
-    ),
     (Scope, {"registry": "_registry", "backlog": "_registry.backlog"} | SCOPE),
     (StateView, {"binding": "_binding", "holders": "_binding.holders"}),
     (Worker, WORKER),
@@ -192,6 +187,8 @@ class Inside:
     """See the module."""
 
     def __init__(self, thing: object) -> None:
+        if isinstance(thing, StatefulThreadPoolExecutor):
+            thing = thing._registry  # the pool itself may go meanwhile
         self.__dict__["_thing"] = thing
         self.__dict__["_table"] = next(table for kind, table in TABLES if isinstance(thing, kind))
 
@@ -219,9 +216,14 @@ class Inside:
     def __delattr__(self, name: str) -> None:
         delattr(*self._find(name))
 
+    @property
+    def home(self) -> Any:
+        """What the tasks of a pool know of it."""
+        return self._thing
+
     def stats(self) -> Any:
         """Of a registry whose pool may have gone."""
-        return snapshot(self._thing if isinstance(self._thing, Registry) else self.registry)
+        return snapshot(self._thing)
 
     def permits_left(self) -> int:
         """How many tasks the backlog would still take."""

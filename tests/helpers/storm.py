@@ -1,4 +1,4 @@
-"""SIGINT at random moments of one kind of use, in an interpreter of its own: python tests/helpers/storm.py scope_end 3000.
+"""SIGINT at random moments of one kind of use, in an interpreter of its own: tests/helpers/storm.py scope_end 3000.
 
 Each round is a fresh pool, one scenario in the main thread, one interrupt somewhere in it, and an account of what is
 left. The interrupts are those of a timer, to which Python's handler of SIGINT answers.

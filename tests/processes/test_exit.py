@@ -443,7 +443,7 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
 @pytest.mark.parametrize("backlog", [None, 1])
 @pytest.mark.parametrize("parent", ["unused", "idle", "busy", "full", "shut down"])
 def test_forked_child_is_refused(parent: str, backlog: int | None) -> None:
-    """Each entry point of a pool of the parent's raises at once in the child, whatever the pool was at; it goes on there."""
+    """Each way into a pool of the parent's raises at once in the child, whatever the pool was at; it goes on there."""
     if parent == "full" and backlog is None:
         pytest.skip("never full")
     lines = run_forks(

@@ -117,7 +117,7 @@ def test_futures_are_alike() -> None:
     with StatefulThreadPoolExecutor(1) as pool:
         go_on = threading.Event()
         pool.submit(go_on.wait)
-        made = new_task(inside(pool).registry, int, (1,), {"key": 2}, None), pool.submit(int, 1, key=2)
+        made = new_task(inside(pool).home, int, (1,), {"key": 2}, None), pool.submit(int, 1, key=2)
         slots = [{name for name in Task.__slots__ if hasattr(task, name)} for task in made]
         assert made[1].cancel()
         go_on.set()

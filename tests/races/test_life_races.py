@@ -156,7 +156,7 @@ class TestRetirement:
         pool.shutdown()
 
     def test_compaction_during_the_last_look(self) -> None:
-        """A compaction moves the task from the one deque to the other while the worker looks from the other to the one."""
+        """A compaction moves the task from `tail` to `head` while the worker looks at them in that order."""
         tearing, go_on = threading.Event(), threading.Event()
         pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
         registry = inside(pool)

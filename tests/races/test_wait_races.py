@@ -599,7 +599,7 @@ class TestCompaction:
         return Copied(entries)
 
     def test_cancel_of_what_it_has_kept(self) -> None:
-        """A kept task is cancelled before the compaction forgets how many tombstones there are: the backlog is told exactly."""
+        """A kept task is cancelled before the compaction forgets the tombstones: the backlog is told exactly."""
         with StatefulThreadPoolExecutor(1) as pool:
             registry, free = inside(pool), busy(pool)
             kept = pool.submit(int)

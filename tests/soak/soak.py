@@ -1,6 +1,6 @@
 """Everything at random, for as long as is asked.
 
-    python tests/soak.py --minutes 30 [--seed N] [--jobs 2]
+    python tests/soak/soak.py --minutes 30 [--seed N] [--jobs 2]
 
 Each round is an interpreter of its own. It makes one pool, and several threads put it through a plan: a list of
 operations for each, drawn from the seed, while SIGINT comes at random in the main thread. Then the pool ends in one of
@@ -8,7 +8,7 @@ many ways, and the round accounts for every task, callback, state and place.
 
 A plan is written to a file before it is carried out, and removed when the round has gone well. After a failure:
 
-    python tests/soak.py --replay FILE [--times N]
+    python tests/soak/soak.py --replay FILE [--times N]
 
 does the same operations again. Which thread comes first is up to the interpreter, so a race may take many times.
 """
@@ -41,7 +41,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from inside import current, inside
 

@@ -1,7 +1,7 @@
-"""Run ten million tasks in mixed modes, and see that the memory stays flat: `python tests/soak/soak_memory.py [millions]`.
+"""Run ten million tasks in mixed modes, and see that the memory stays flat: tests/soak/soak_memory.py [millions].
 
-Each wave goes through one entry point, or ends its tasks in one way, in pools that stay, retire their workers or are made for
-the wave. After each million: tasks per second, resident memory, objects that the collector knows, blocks that the
+Each wave submits in one way, or ends its tasks in one way, in pools that stay, retire their workers or are made for the
+wave. After each million: tasks per second, resident memory, objects that the collector knows, blocks that the
 allocator has given out, threads. Exits with 1 when the last resident size is more than 3 MB above the first.
 """
 
@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "helpers")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from inside import inside
 
