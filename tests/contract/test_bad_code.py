@@ -13,7 +13,6 @@ import gc
 import inspect
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from fractions import Fraction
 from typing import Any, Self
 
 import pytest
+from child import run_well
 from inside import Worker, hook, inside, permits_left
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -1465,6 +1465,7 @@ def test_no_thread_for_a_deadline(error: Exception, watch: Watch, monkeypatch: p
 
 FEW_THREADS = """
 import resource, threading
+from inside import inside
 from stateful_executor import StatefulThreadPoolExecutor
 
 threading.stack_size(1 << 26)
@@ -1487,8 +1488,7 @@ print(stats.completed, pool.stats().states_torn_down == pool.stats().states_made
 @pytest.mark.skipif(sys.platform != "linux", reason="counts address space")
 def test_no_room_for_threads() -> None:
     """With room for the stacks of a few threads only, those run all tasks."""
-    child = subprocess.run([sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=50, check=False)
-    assert (child.stdout, child.stderr, child.returncode) == ("100 True\n", "", 0)
+    assert run_well(FEW_THREADS, "") == ["100 True"]
 
 
 def test_a_thousand_workers(watch: Watch) -> None:

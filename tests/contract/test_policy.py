@@ -1538,7 +1538,7 @@ class TestDiscardAll:
                 super().__setitem__(worker, value)
                 discard_all("entered")
 
-        class Due(list[None]):
+        class NeedsAttention(list[None]):
             """Just after the worker has looked whether there is more to do than to lend or to take back."""
 
             looks = iter(["looked to lend", *["looked closer"] * (policy is not None), "looked to take back"])
@@ -1560,7 +1560,8 @@ class TestDiscardAll:
                 view.submit(same).result(SOON)
                 rest(pool)
                 careful = policy is not None or moment == "about to look at the era"
-                worker_of(pool).slots[inside(view).binding].due = Due([None] if careful else [])
+                slot = worker_of(pool).slots[inside(view).binding]
+                inside(slot).needs_attention = NeedsAttention([None] if careful else [])
             assert [view.submit(states.use).result(SOON) for _ in range(2)] == expected
             assert discards == [True]
         states.check(pool)

@@ -149,14 +149,17 @@ class Moment:
 
     def has_given_up(self) -> None:
         """It is not among the idle any more, and has all of its states."""
-        tear_down_all = self.worker.tear_down_all
+        run, states = self.run, self.worker.states
 
-        def staged() -> None:
-            self.worker.tear_down_all = tear_down_all
-            self.run()
-            tear_down_all()
+        class Staged(type(states)):  # type: ignore[misc]
+            __slots__ = ()
 
-        self.worker.tear_down_all = staged
+            def tear_down_all(self) -> None:
+                self.__class__ = Staged.__base__
+                run()
+                self.tear_down_all()
+
+        states.__class__ = Staged
 
     def has_torn_down(self) -> None:
         """It is still counted."""

@@ -131,12 +131,12 @@ WORKER = {
     "stop_broadcasts": "_stop_broadcasts",
     "leaving": "leaving",
     "fn": "fn",
+    "states": "states",
     "slots": "states.slots",
     "slot": "states.slot",
     "overflow": "states.overflow",
     "base_depth": "states.base_depth",
     "tearing": "states.tearing",
-    "tear_down_all": "states.tear_down_all",
     "end": "_end",
     "start_claim": "_start_claim",
 }
