@@ -27,13 +27,13 @@ from stateful_executor import StatefulThreadPoolExecutor
 from stateful_executor._future import new_task
 from stateful_executor._worker import Worker
 
-DOORS = ("plain", "state", "backlog", "scope", "state, backlog and scope")
+ENTRY_POINTS = ("plain", "state", "backlog", "scope", "state, backlog and scope")
 
-Door = tuple[Worker, Callable[..., Future[Any]], Callable[..., None]]
+EntryPoint = tuple[Worker, Callable[..., Future[Any]], Callable[..., None]]
 
 
 @contextmanager
-def opened(name: str, tasks: int) -> Iterator[Door]:
+def opened(name: str, tasks: int) -> Iterator[EntryPoint]:
     """A pool whose only worker is busy, a worker without a thread, what to submit with, and what to submit."""
     go_on, begun = threading.Event(), threading.Event()
     bound = tasks + 1 if "backlog" in name else None
@@ -41,12 +41,12 @@ def opened(name: str, tasks: int) -> Iterator[Door]:
         pool.submit(lambda: begun.set() or go_on.wait())  # type: ignore[func-returns-value]
         begun.wait()
         worker = Worker(pool._queue, pool._own)
-        with pool.scope() if "scope" in name else nullcontext(pool) as door:
+        with pool.scope() if "scope" in name else nullcontext(pool) as entry_point:
             try:
                 if "state" in name:
-                    yield worker, door.with_state().submit, noop_with
+                    yield worker, entry_point.with_state().submit, noop_with
                 else:
-                    yield worker, door.submit, noop
+                    yield worker, entry_point.submit, noop
             finally:
                 go_on.set()
         worker.tear_down(pool._own)  # type: ignore[arg-type]  # there is an initializer
@@ -59,9 +59,9 @@ def run(worker: Worker) -> None:
     worker.announced = False
 
 
-def calls(door: Door, tasks: int) -> Counter[str]:
+def calls(entry_point: EntryPoint, tasks: int) -> Counter[str]:
     """How many times each function is called, for one task."""
-    worker, submit, fn = door
+    worker, submit, fn = entry_point
     counted: Counter[str] = Counter()
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
@@ -84,9 +84,9 @@ def calls(door: Door, tasks: int) -> Counter[str]:
     return Counter({name: round(number / tasks) for name, number in counted.items() if number >= tasks})
 
 
-def parts(door: Door, tasks: int) -> list[float]:
+def parts(entry_point: EntryPoint, tasks: int) -> list[float]:
     """Nanoseconds of one task: submit, run, result, and to let go of the future."""
-    worker, submit, fn = door
+    worker, submit, fn = entry_point
     gc.collect()
     times = [perf_counter()]
     futures = [submit(fn) for _ in range(tasks)]
@@ -102,9 +102,9 @@ def parts(door: Door, tasks: int) -> list[float]:
     return [(after - before) / tasks * 1e9 for before, after in pairwise(times)]
 
 
-def made(door: Door, tasks: int) -> float:
+def made(entry_point: EntryPoint, tasks: int) -> float:
     """Nanoseconds to make a future and its call, with the collector off."""
-    queue = door[0].queue
+    queue = entry_point[0].queue
     start = perf_counter()
     futures = [new_task(queue, noop, (), {}, None) for _ in range(tasks)]
     duration = perf_counter() - start
@@ -127,20 +127,20 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=10_000, help="in a round (default %(default)s)")
     options = parser.parse_args()
     print(f"{platform.python_implementation()} {platform.python_version()}, {options.tasks:,} tasks at once")
-    for name in DOORS:
-        with opened(name, options.tasks) as door:
-            parts(door, 100)
-            counted = calls(door, 100)
+    for name in ENTRY_POINTS:
+        with opened(name, options.tasks) as entry_point:
+            parts(entry_point, 100)
+            counted = calls(entry_point, 100)
             print(f"\n{name}")
             print("  calls  ", ", ".join(f"{number:g} {called}" for called, number in counted.items()))
-            rounds = [parts(door, options.tasks) for _ in range(options.rounds)]
+            rounds = [parts(entry_point, options.tasks) for _ in range(options.rounds)]
             figures = [statistics.median(part) for part in zip(*rounds, strict=True)]
             names = ("submit", "run", "result", "let go")
             shown = ", ".join(f"{part} {figure:.0f}" for part, figure in zip(names, figures, strict=True))
             print(f"  time    {shown}; in all {sum(figures):.0f}")
             with without_collector():
-                submits = statistics.median(parts(door, options.tasks)[0] for _ in range(options.rounds))
-                making = statistics.median(made(door, options.tasks) for _ in range(options.rounds))
+                submits = statistics.median(parts(entry_point, options.tasks)[0] for _ in range(options.rounds))
+                making = statistics.median(made(entry_point, options.tasks) for _ in range(options.rounds))
             print(f"          of submit: the collector {figures[0] - submits:.0f}, to make the future {making:.0f}")
 
 

@@ -52,8 +52,8 @@ def crowd(make: Make, workers: int) -> Figures:
 
     before, start = _peak(), perf_counter()
     adapter = make(workers)
-    with adapter.door() as door:
-        handles = [door.submit(sleep) for _ in range(workers)]
+    with adapter.entry_point() as entry_point:
+        handles = [entry_point.submit(sleep) for _ in range(workers)]
         for _ in range(workers):
             begun.acquire()
         started, peak = perf_counter(), _peak()
@@ -68,20 +68,20 @@ def crowd(make: Make, workers: int) -> Figures:
 
 def queued(args: tuple[object, ...], make: Make, tasks: int) -> Figures:
     """Bytes of a task that a pool's only worker is too busy for. The caller's own list of handles doesn't count."""
-    with closing(make(1)) as adapter, adapter.door() as door:
+    with closing(make(1)) as adapter, adapter.entry_point() as entry_point:
         blocked, go = Event(), Event()
 
         def block(state: object = None) -> None:
             blocked.set()
             go.wait()
 
-        handles = [door.submit(block), *[None] * tasks]
+        handles = [entry_point.submit(block), *[None] * tasks]
         blocked.wait()
         call = (anything, args) if adapter.args_in_tuple else (anything, *args)
         gc.collect()
         tracemalloc.start()
         for number in range(1, tasks + 1):
-            handles[number] = door.submit(*call)
+            handles[number] = entry_point.submit(*call)
         gc.collect()
         size = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()

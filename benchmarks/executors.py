@@ -39,7 +39,7 @@ class Adapter:
         raise NotImplementedError
 
     @contextmanager
-    def door(self) -> Iterator[Any]:
+    def entry_point(self) -> Iterator[Any]:
         """What tasks go through: it has a `submit`, at least."""
         yield self
 
@@ -50,19 +50,19 @@ class Adapter:
             self.result(handle)
 
     def burst(self, tasks: int) -> None:
-        with self.door() as door:
-            burst(door.submit, self.noop, tasks, self.result)
+        with self.entry_point() as entry_point:
+            burst(entry_point.submit, self.noop, tasks, self.result)
 
     def round_trips(self, tasks: int) -> None:
-        with self.door() as door:
-            submit, result, fn = door.submit, self.result, self.noop
+        with self.entry_point() as entry_point:
+            submit, result, fn = entry_point.submit, self.result, self.noop
             for _ in range(tasks):
                 result(submit(fn))
 
     def fan_out(self, tasks: int) -> None:
         """Tasks that submit tasks, whose results are taken outside."""
-        with self.door() as door:
-            submit, result, fn = door.submit, self.result, self.noop
+        with self.entry_point() as entry_point:
+            submit, result, fn = entry_point.submit, self.result, self.noop
             outer = [submit(lambda *_: [submit(fn) for _ in range(INNER)]) for _ in range(max(tasks // INNER, 1))]
             for handle in outer:
                 for inner in result(handle):
@@ -137,25 +137,25 @@ class Ours(Adapter):
             self.noop = self.pool.with_state().bind(noop_with)
 
     @contextmanager
-    def door(self) -> Iterator[Any]:
+    def entry_point(self) -> Iterator[Any]:
         if self.scope is False:
             yield self._stateful(self.pool)
         else:
             with self.pool.scope(**({} if self.scope is True else self.scope)) as scope:
                 yield self._stateful(scope)
 
-    def _stateful(self, door: Any) -> Any:
-        return door.with_state() if self.state else door
+    def _stateful(self, entry_point: Any) -> Any:
+        return entry_point.with_state() if self.state else entry_point
 
     def map(self, items: Sequence[int], chunksize: int) -> Iterable[object]:
         """Asks for all results, since a scope's come inside its block."""
-        with self.door() as door:
-            deque(door.map(noop_with_two if self.state else noop_with, items, chunksize=chunksize), maxlen=0)
+        with self.entry_point() as entry_point:
+            deque(entry_point.map(noop_with_two if self.state else noop_with, items, chunksize=chunksize), maxlen=0)
         return ()
 
     def stream(self, tasks: int) -> None:
-        with self.door() as door:
-            submit, fn = door.submit, self.noop
+        with self.entry_point() as entry_point:
+            submit, fn = entry_point.submit, self.noop
             for _ in range(tasks):
                 submit(fn)
 

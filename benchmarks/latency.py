@@ -37,8 +37,8 @@ def under_load(adapter: Adapter, rate: float, tasks: int) -> Figures:
         waited[number] = perf_counter() - submitted
         time.sleep(TASK)
 
-    with adapter.door() as door:
-        submit, start = door.submit, perf_counter() + 0.01
+    with adapter.entry_point() as entry_point:
+        submit, start = entry_point.submit, perf_counter() + 0.01
         handles = []
         for number in range(tasks):
             due = start + number / rate

@@ -84,7 +84,7 @@ CARRIED: int = 1024
 class Tally:
     """A count that any thread adds to with `tally.ones += ONE`: no lock, no call, hence one step with its neighbours.
 
-    `ones` is guarded by its own lock, `_rest` by the token in `_turn`.
+    `ones` is guarded by its own lock, `_rest` is written by whoever holds the item of `_turn`.
     """
 
     __slots__ = ("_rest", "_turn", "ones")

@@ -167,20 +167,20 @@ def test_shutdown_wakes_blocked_submits(blocked: Blocked) -> None:
     assert [future.result() for future in blocked.queued] == [0] * len(blocked.queued)
 
 
-@pytest.mark.parametrize("door", ["pool", "scope", "view", "map"])
-def test_every_door_counts(door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["pool", "scope", "view", "map"])
+def test_every_entry_point_counts(entry_point: str) -> None:
     """Whichever way a task comes in, it needs a place."""
     blocked = Blocked(1, submit_timeout=0)
     pool = blocked.pool
     with pool.scope() as scope:
-        doors = {
+        entry_points = {
             "pool": lambda: pool.submit(int),
             "scope": lambda: scope.submit(int),
             "view": lambda: pool.with_state(list).submit(len),
             "map": lambda: pool.map(int, "12"),
         }
         with pytest.raises(BacklogFull):
-            doors[door]()
+            entry_points[entry_point]()
         blocked.go_on.set()
     pool.shutdown()
     assert blocked.free() == 1
@@ -247,7 +247,7 @@ def test_cancelling_for_ever_grows_nothing() -> None:
 
 
 def test_cancelling_a_long_backlog_takes_linear_time() -> None:
-    """A sweep looks at all entries, so there are the fewer the longer the backlog is: one for each half cancelled."""
+    """A compaction looks at all entries: there are the fewer the longer the backlog is, one for each half cancelled."""
     go_on = threading.Event()
     compactions: list[int] = []
     with StatefulThreadPoolExecutor(1) as pool:
@@ -267,7 +267,7 @@ def test_cancelling_a_long_backlog_takes_linear_time() -> None:
 
 
 def test_sweeping_keeps_the_order() -> None:
-    """Thousands of cancelled tasks are swept away from among live ones, which run in the order submitted."""
+    """Thousands of cancelled tasks are taken out from among live ones, which run in the order submitted."""
     go_on = threading.Event()
     order: list[int] = []
     with StatefulThreadPoolExecutor(1) as pool:
@@ -380,7 +380,7 @@ class TestAsubmit:
 
             assert pool.submit(lambda: asyncio.run(inner())).result() == 3
 
-    def test_doors(self) -> None:
+    def test_entry_points(self) -> None:
         """Scopes and views have it too."""
 
         async def main() -> None:

@@ -420,7 +420,7 @@ def place(fn: Place) -> Place:
 
 
 @contextlib.contextmanager
-def held(pool: Pool, door: Any = None) -> Iterator[Future]:
+def held(pool: Pool, entry_point: Any = None) -> Iterator[Future]:
     """A task that runs until the end of the block."""
     begun, end = threading.Event(), threading.Event()
 
@@ -428,7 +428,7 @@ def held(pool: Pool, door: Any = None) -> Iterator[Future]:
         begun.set()
         assert end.wait(PATIENCE)
 
-    future = (door or pool).submit(hold)
+    future = (entry_point or pool).submit(hold)
     assert begun.wait(PATIENCE)
     try:
         yield future
@@ -1196,7 +1196,7 @@ def at_depth(depth: int, fn: Callable[[], object]) -> object:
     return at_depth(depth - 1, fn) if depth else fn()
 
 
-STACK_DOORS: dict[str, Callable[[Pool, Any, Future], object]] = {
+STACK_ENTRY_POINTS: dict[str, Callable[[Pool, Any, Future], object]] = {
     "submit": lambda pool, scope, queued: pool.submit(int),
     "scope": lambda pool, scope, queued: scope.submit(int),
     "view": lambda pool, scope, queued: pool.with_state().submit(str),
@@ -1209,8 +1209,8 @@ STACK_DOORS: dict[str, Callable[[Pool, Any, Future], object]] = {
 }
 
 
-def with_stack_left(left: int, door: str, workers: str, watch: Watch) -> bool:
-    """Whether going through the door with this many levels of stack left raises RecursionError."""
+def with_stack_left(left: int, entry_point: str, workers: str, watch: Watch) -> bool:
+    """Whether going through the entry point with this many levels of stack left raises RecursionError."""
     trial = Trial(watch, None, None)
     trial.open(max_workers=1)
     pool, registry = trial.pool, inside(trial.pool)
@@ -1225,13 +1225,13 @@ def with_stack_left(left: int, door: str, workers: str, watch: Watch) -> bool:
         def descend() -> None:
             depth = sys.getrecursionlimit() - len(inspect.stack(0)) - left
             try:
-                at_depth(depth, lambda: STACK_DOORS[door](pool, scope, queued))
+                at_depth(depth, lambda: STACK_ENTRY_POINTS[entry_point](pool, scope, queued))
             except (RecursionError, TimeoutError) as exc:
                 caught.append(exc)
 
         thread = threading.Thread(target=descend)
         thread.start()
-        if door == "open a scope":
+        if entry_point == "open a scope":
             ends.close()
         thread.join(PATIENCE)
         assert not thread.is_alive()
@@ -1244,10 +1244,10 @@ def with_stack_left(left: int, door: str, workers: str, watch: Watch) -> bool:
 
 
 @pytest.mark.parametrize("workers", ["none", "idle", "busy"])
-@pytest.mark.parametrize("door", STACK_DOORS)
-def test_no_stack_left(door: str, workers: str, watch: Watch) -> None:
+@pytest.mark.parametrize("entry_point", STACK_ENTRY_POINTS)
+def test_no_stack_left(entry_point: str, workers: str, watch: Watch) -> None:
     """A RecursionError at any depth of the library's functions loses no place, no worker and no end of a scope."""
-    raised = [with_stack_left(left, door, workers, watch) for left in range(1, 40)]
+    raised = [with_stack_left(left, entry_point, workers, watch) for left in range(1, 40)]
     assert True in raised
 
 
@@ -1282,7 +1282,7 @@ class Shortage:
 
 
 class Attempts:
-    """Tasks submitted through one of the doors."""
+    """Tasks submitted through one of the entry points."""
 
     def __init__(self, pool: Pool, errors: tuple[type[BaseException], ...]) -> None:
         self.pool = pool
@@ -1357,13 +1357,13 @@ PLANS: dict[str, Callable[[int], bool]] = {
 SHORTAGES = [RuntimeError("can't start new thread"), MemoryError(), OSError("no more")]
 
 
-@pytest.mark.parametrize("door", ATTEMPTS)
+@pytest.mark.parametrize("entry_point", ATTEMPTS)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("where", ["Thread.start", "Worker.start", "new_worker"])
 def test_unstartable_threads(
-    where: str, plan: str, door: str, watch: Watch, monkeypatch: pytest.MonkeyPatch, nervous: None
+    where: str, plan: str, entry_point: str, watch: Watch, monkeypatch: pytest.MonkeyPatch, nervous: None
 ) -> None:
-    """Each task is refused or run, at every door; later, when threads can be started, all there may be are."""
+    """Each task is refused or run, at every entry point; later, when threads can be started, all there may be are."""
     for error in SHORTAGES:
         trial = Trial(watch, None, None)
         trial.open(max_workers=3)
@@ -1372,13 +1372,15 @@ def test_unstartable_threads(
             shortage = Shortage(patch, where, error)
             shortage.fails = PLANS[plan]
             attempts = Attempts(pool, (type(error),))
-            getattr(attempts, door)()
+            getattr(attempts, entry_point)()
             for future in attempts.accepted:
                 # One that relied on a worker whose start failed, as another thread's submit found out.
                 lost = trial.ended(future)
-                assert lost is None or (door == "threads" and isinstance(lost.__cause__, type(error)))
-            assert attempts.refused or not PLANS[plan](1) or where == "Worker.start"
-            if plan in {"2nd", "every other", "from the 2nd on"} and door != "threads":
+                assert lost is None or (entry_point == "threads" and isinstance(lost.__cause__, type(error)))
+            # With several threads another one's worker may be there before the first start fails, and then serves all.
+            others = where == "Worker.start" or (entry_point == "threads" and plan != "all")
+            assert attempts.refused or not PLANS[plan](1) or others
+            if plan in {"2nd", "every other", "from the 2nd on"} and entry_point != "threads":
                 assert attempts.refused == 0
             if plan == "all" and where != "Worker.start":
                 assert not any(trial.ended(future) is None for future in attempts.accepted)
@@ -1390,9 +1392,9 @@ def test_unstartable_threads(
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["starts then", "never starts"])
-@pytest.mark.parametrize("door", ["pool", "scope", "blocked"])
+@pytest.mark.parametrize("entry_point", ["pool", "scope", "blocked"])
 def test_a_task_that_relies_on_a_worker_that_does_not_start(
-    door: str, again: bool, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    entry_point: str, again: bool, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the only worker there may be is about to start, another thread submits; then it does not start."""
     trial = Trial(watch, None, None)
@@ -1402,8 +1404,10 @@ def test_a_task_that_relies_on_a_worker_that_does_not_start(
 
     def submit() -> None:
         try:
-            with trial.pool.scope() if door == "scope" else contextlib.nullcontext(trial.pool) as target:
-                others.extend(target.submit(len, "abc") for _ in range(MAX_BACKLOG - 1 + 2 * (door == "blocked")))
+            with trial.pool.scope() if entry_point == "scope" else contextlib.nullcontext(trial.pool) as target:
+                others.extend(
+                    target.submit(len, "abc") for _ in range(MAX_BACKLOG - 1 + 2 * (entry_point == "blocked"))
+                )
         except (BaseExceptionGroup, RuntimeError) as exc:
             ended.append(exc)
 
@@ -1412,7 +1416,7 @@ def test_a_task_that_relies_on_a_worker_that_does_not_start(
     def meanwhile() -> None:
         thread.start()
         until(lambda: len(others) == MAX_BACKLOG - 1)
-        until(lambda: door != "blocked" or inside(trial.pool).waiters)
+        until(lambda: entry_point != "blocked" or inside(trial.pool).waiters)
 
     shortage = Shortage(monkeypatch, "Thread.start", RuntimeError("can't start new thread"))
     shortage.first = meanwhile
@@ -1424,7 +1428,7 @@ def test_a_task_that_relies_on_a_worker_that_does_not_start(
     for future in others:
         error = trial.ended(future)
         assert error is None if again else isinstance(error, RuntimeError)
-    assert bool(ended) == (not again and door != "pool")
+    assert bool(ended) == (not again and entry_point != "pool")
     shortage.fails = lambda number: False
     trial.finish()
 

@@ -47,7 +47,7 @@ class Held:
     """A pool `w` whose `n` workers run a task until `go_on`, or the end of the block; `spare` more may start."""
 
     def __init__(
-        self, n: int, door: Callable[[Any], Any] = lambda pool: pool, *, spare: int = 0, **kwargs: Any
+        self, n: int, entry_point: Callable[[Any], Any] = lambda pool: pool, *, spare: int = 0, **kwargs: Any
     ) -> None:
         self.pool: StatefulThreadPoolExecutor[Any] = StatefulThreadPoolExecutor(n + spare, "w", **kwargs)
         self.go_on = threading.Event()
@@ -58,7 +58,7 @@ class Held:
             self.go_on.wait(20)
             return where()
 
-        self.held = [door(self.pool).submit(hold) for _ in range(n)]
+        self.held = [entry_point(self.pool).submit(hold) for _ in range(n)]
         begun.wait(20)
 
     def __enter__(self) -> Self:
@@ -73,7 +73,7 @@ class Held:
         return sum(len(inside(worker).broadcasts) for worker in inside(self.pool).workers)
 
 
-DOORS: dict[str, Callable[[Any, Any], Any]] = {
+ENTRY_POINTS: dict[str, Callable[[Any, Any], Any]] = {
     "pool": lambda pool, scope: pool,
     "own state": lambda pool, scope: pool.with_state(),
     "another state": lambda pool, scope: pool.with_state(list),
@@ -85,14 +85,14 @@ DOORS: dict[str, Callable[[Any, Any], Any]] = {
 class TestOnceEach:
     """Each worker there is, exactly once, and the results in the workers' order."""
 
-    @pytest.mark.parametrize("door", DOORS)
+    @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
     @pytest.mark.parametrize("busy", [False, True])
-    def test_in_worker_order(self, door: str, busy: bool) -> None:
-        """Through every door, to workers idle or busy."""
+    def test_in_worker_order(self, entry_point: str, busy: bool) -> None:
+        """Through every entry point, to workers idle or busy."""
         everyone, go_on = threading.Barrier(5), threading.Event()
         calls: list[tuple[str, tuple[Any, ...], dict[str, int]]] = []
         with StatefulThreadPoolExecutor(4, "w", set) as pool, pool.scope() as scope:
-            d = DOORS[door](pool, scope)
+            d = ENTRY_POINTS[entry_point](pool, scope)
             held = [d.submit(lambda *state: (everyone.wait(20), go_on.wait(20))) for _ in range(4)]
             everyone.wait(20)
             if not busy:
@@ -102,7 +102,7 @@ class TestOnceEach:
             go_on.set()
             assert [future.result(10) for future in futures] == names(range(4))
         assert sorted(name for name, _, _ in calls) == names(range(4))
-        kind = {"pool": None, "own state": set, "scope, own state": set}.get(door, list)
+        kind = {"pool": None, "own state": set, "scope, own state": set}.get(entry_point, list)
         assert all(args == ((1,) if kind is None else (kind(), 1)) and kwargs == {"b": 2} for _, args, kwargs in calls)
 
     def test_a_view_reaches_those_that_hold_its_state(self) -> None:
@@ -127,8 +127,8 @@ class TestOnceEach:
         """There is nobody to run anything, and who starts later was not meant."""
         calls: list[str] = []
         with StatefulThreadPoolExecutor(2, "w", list) as pool, pool.scope() as scope:
-            for door in DOORS.values():
-                assert door(pool, scope).broadcast(lambda *_: calls.append(where())) == []
+            for entry_point in ENTRY_POINTS.values():
+                assert entry_point(pool, scope).broadcast(lambda *_: calls.append(where())) == []
             assert pool.stats().workers == 0
             pool.submit(int).result()
             assert pool.with_state(dict).broadcast(lambda _: calls.append(where())) == []
@@ -441,8 +441,8 @@ class TestRetiring:
         go_on.set()
         pool.shutdown()
 
-    @pytest.mark.parametrize("door", ["pool", "own state"])
-    def test_one_that_has_decided_to_leave(self, door: str) -> None:
+    @pytest.mark.parametrize("entry_point", ["pool", "own state"])
+    def test_one_that_has_decided_to_leave(self, entry_point: str) -> None:
         """It comes when the worker is past its time, and before it tears down: run, with the state it still has."""
         log: list[str] = []
         with StatefulThreadPoolExecutor(
@@ -456,7 +456,11 @@ class TestRetiring:
 
             def late() -> bool:
                 worker.stop_broadcasts = stop
-                in_thread(lambda: futures.extend(DOORS[door](pool, None).broadcast(lambda *_: log.append("call"))))
+                in_thread(
+                    lambda: futures.extend(
+                        ENTRY_POINTS[entry_point](pool, None).broadcast(lambda *_: log.append("call"))
+                    )
+                )
                 return stop()
 
             worker.stop_broadcasts = late
@@ -776,11 +780,11 @@ class TestShutdown:
             held.pool = StatefulThreadPoolExecutor(1)
 
     @pytest.mark.parametrize("workers", [0, 2])
-    @pytest.mark.parametrize("door", ["pool", "own state", "another state"])
-    def test_afterwards(self, door: str, workers: int) -> None:
+    @pytest.mark.parametrize("entry_point", ["pool", "own state", "another state"])
+    def test_afterwards(self, entry_point: str, workers: int) -> None:
         """`RuntimeError`, also when there is no worker, or none that holds such a state."""
         pool = StatefulThreadPoolExecutor(2, "w", set)
-        d = DOORS[door](pool, None)
+        d = ENTRY_POINTS[entry_point](pool, None)
         both = threading.Barrier(2)
         wait([d.submit(lambda *_: both.wait(20)) for _ in range(workers)])
         pool.shutdown()
@@ -815,16 +819,16 @@ class TestShutdown:
 class TestInWorkers:
     """Broadcast and a pool's own workers."""
 
-    @pytest.mark.parametrize("door", ["pool", "own state", "another state"])
-    def test_not_from_a_worker(self, door: str) -> None:
+    @pytest.mark.parametrize("entry_point", ["pool", "own state", "another state"])
+    def test_not_from_a_worker(self, entry_point: str) -> None:
         """Two would wait for each other: `RuntimeError`, and nothing was handed out."""
         ran: list[str] = []
 
         def task() -> None:
-            DOORS[door](pool, None).broadcast(lambda *_: ran.append(where()))
+            ENTRY_POINTS[entry_point](pool, None).broadcast(lambda *_: ran.append(where()))
 
         with StatefulThreadPoolExecutor(1, "w", set) as pool:
-            DOORS[door](pool, None).submit(lambda *_: None).result(10)
+            ENTRY_POINTS[entry_point](pool, None).submit(lambda *_: None).result(10)
             with pytest.raises(RuntimeError, match="broadcast"):
                 pool.submit(task).result(10)
         assert ran == []

@@ -705,8 +705,8 @@ def test_callbacks_race_with_the_end(pool_cls: PoolClass) -> None:
 
 
 @pytest.mark.parametrize("error", [None, ValueError("no")])
-@pytest.mark.parametrize("door", ["wrap_future", "run_in_executor", "default", "to_thread"])
-def test_asyncio(pool_cls: PoolClass, door: str, error: ValueError | None) -> None:
+@pytest.mark.parametrize("entry_point", ["wrap_future", "run_in_executor", "default", "to_thread"])
+def test_asyncio(pool_cls: PoolClass, entry_point: str, error: ValueError | None) -> None:
     """Every way by which asyncio uses an executor brings results and errors."""
 
     def work() -> str:
@@ -717,7 +717,7 @@ def test_asyncio(pool_cls: PoolClass, door: str, error: ValueError | None) -> No
     async def main(pool: ThreadPoolExecutor) -> str:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(pool)
-        match door:
+        match entry_point:
             case "wrap_future":
                 return await asyncio.wrap_future(pool.submit(work))
             case "run_in_executor":
@@ -795,14 +795,14 @@ def test_asyncio_shuts_its_default_executor_down(pool_cls: PoolClass) -> None:
 # shutdown
 
 
-@pytest.mark.parametrize("door", [lambda pool: pool.submit(int), lambda pool: pool.map(int, "1")])
-def test_submit_after_shutdown(pool_cls: PoolClass, door: Callable[[ThreadPoolExecutor], object]) -> None:
+@pytest.mark.parametrize("entry_point", [lambda pool: pool.submit(int), lambda pool: pool.map(int, "1")])
+def test_submit_after_shutdown(pool_cls: PoolClass, entry_point: Callable[[ThreadPoolExecutor], object]) -> None:
     """A pool that was shut down takes no task, in the words of the standard library; shutting it down again is fine."""
     with pool_cls(1) as pool:
         pool.submit(int)
         pool.shutdown()
         with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
-            door(pool)
+            entry_point(pool)
         pool.shutdown()
 
 

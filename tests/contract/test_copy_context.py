@@ -19,7 +19,7 @@ import pytest
 from stateful_executor import StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[list[int]]
-Door = Callable[[Pool, Callable[[], Any]], Any]
+EntryPoint = Callable[[Pool, Callable[[], Any]], Any]
 
 var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="nothing")
 
@@ -48,9 +48,9 @@ def run_with(value: Any, fn: Callable[..., Any], *args: Any) -> Any:
     return contextvars.copy_context().run(run)
 
 
-def _asubmit(door: Any, fn: Callable[..., Any]) -> Any:
+def _asubmit(entry_point: Any, fn: Callable[..., Any]) -> Any:
     async def main() -> Any:
-        return await (await door.asubmit(fn))
+        return await (await entry_point.asubmit(fn))
 
     return asyncio.run(main())
 
@@ -64,7 +64,7 @@ def _stateless(fn: Callable[[], Any]) -> Callable[..., Any]:
     return lambda *_: fn()
 
 
-DOORS: dict[str, Door] = {
+ENTRY_POINTS: dict[str, EntryPoint] = {
     "submit": lambda pool, fn: pool.submit(fn).result(),
     "asubmit": _asubmit,
     "map": lambda pool, fn: next(pool.map(_stateless(fn), [1])),
@@ -96,10 +96,10 @@ async def _run_in_executor(pool: Pool, fn: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(pool, fn)
 
 
-@pytest.fixture(params=list(DOORS))
-def door(request: pytest.FixtureRequest) -> Door:
+@pytest.fixture(params=list(ENTRY_POINTS))
+def entry_point(request: pytest.FixtureRequest) -> EntryPoint:
     """Calls a function without arguments in the pool, one way or another, and returns its result."""
-    return DOORS[request.param]
+    return ENTRY_POINTS[request.param]
 
 
 def settle() -> None:
@@ -111,14 +111,14 @@ def settle() -> None:
 class TestCopied:
     """With `copy_context=True`."""
 
-    def test_values_of_the_submitter(self, pool: Pool, door: Door) -> None:
-        """The task sees what was set where it was submitted, on every door."""
+    def test_values_of_the_submitter(self, pool: Pool, entry_point: EntryPoint) -> None:
+        """The task sees what was set where it was submitted, on every entry point."""
         pool.submit(int).result()  # a worker, for a broadcast to reach
-        assert run_with("mine", door, pool, var.get) == "mine"
-        assert run_with("other", door, pool, var.get) == "other"
-        assert door(pool, var.get) == "nothing"
+        assert run_with("mine", entry_point, pool, var.get) == "mine"
+        assert run_with("other", entry_point, pool, var.get) == "other"
+        assert entry_point(pool, var.get) == "nothing"
 
-    def test_changes_stay_the_tasks(self, pool: Pool, door: Door) -> None:
+    def test_changes_stay_the_tasks(self, pool: Pool, entry_point: EntryPoint) -> None:
         """What it sets is seen neither by its submitter nor by the next task, nor in the worker."""
         pool.submit(int).result()
         results: list[object] = []
@@ -129,12 +129,12 @@ class TestCopied:
             results.append(var.get())
 
         def use() -> object:
-            door(pool, change)
+            entry_point(pool, change)
             return var.get()
 
         assert run_with("mine", use) == "mine"
-        assert run_with("mine", door, pool, var.get) == "mine"
-        assert door(pool, var.get) == "nothing"
+        assert run_with("mine", entry_point, pool, var.get) == "mine"
+        assert entry_point(pool, var.get) == "nothing"
         assert results == ["mine", "changed"] * (len(results) // 2)  # each task a copy of its own
 
     def test_taken_at_submit(self, pool: Pool) -> None:
@@ -366,17 +366,17 @@ class TestCopied:
 class TestShared:
     """By default, as in the standard library."""
 
-    def test_submitters_values_are_not_seen(self, sharing: Pool, door: Door) -> None:
+    def test_submitters_values_are_not_seen(self, sharing: Pool, entry_point: EntryPoint) -> None:
         """Workers start in an empty context, whoever makes them start."""
-        assert run_with("mine", lambda: (sharing.submit(int).result(), door(sharing, var.get))[1]) == "nothing"
+        assert run_with("mine", lambda: (sharing.submit(int).result(), entry_point(sharing, var.get))[1]) == "nothing"
 
-    def test_initializer_reaches_the_tasks(self, door: Door) -> None:
+    def test_initializer_reaches_the_tasks(self, entry_point: EntryPoint) -> None:
         """What the initializer has set is there in every task."""
         context = decimal.Context(prec=3)
         with StatefulThreadPoolExecutor(1, initializer=decimal.setcontext, initargs=(context,)) as pool:
             pool.submit(int).result()
-            assert door(pool, lambda: decimal.getcontext().prec) == 3  # type: ignore[arg-type]
-            assert door(pool, lambda: str(decimal.Decimal(1) / 3)) == "0.333"  # type: ignore[arg-type]
+            assert entry_point(pool, lambda: decimal.getcontext().prec) == 3  # type: ignore[arg-type]
+            assert entry_point(pool, lambda: str(decimal.Decimal(1) / 3)) == "0.333"  # type: ignore[arg-type]
 
     def test_each_worker_its_own(self) -> None:
         """Each worker's initializer sets its own."""

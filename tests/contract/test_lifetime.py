@@ -276,7 +276,7 @@ def test_map_does_not_keep_the_pool(chunksize: int) -> None:
 
 # What is kept of a task
 
-DOORS: dict[str, Callable[..., Any]] = {
+ENTRY_POINTS: dict[str, Callable[..., Any]] = {
     "pool": lambda pool, fn, arg: pool.submit(fn, arg, key=arg),
     "view": lambda pool, fn, arg: pool.with_state().submit(fn, arg, key=arg),
     "own view": lambda pool, fn, arg: pool.with_state(Thing).submit(fn, arg, key=arg),
@@ -314,7 +314,7 @@ def run_inline(pool: Pool, fn: Any, arg: Any) -> Any:
 
 
 def outcome(made: Any) -> Any:
-    """The result of what a door returned, or its error."""
+    """The result of what a entry point returned, or its error."""
     try:
         return next(made) if isinstance(made, Iterator) else made.result(PATIENCE)
     except Failure as exc:
@@ -352,16 +352,16 @@ class Fails(Returns):
             del error  # a cycle of the test's own
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 @pytest.mark.parametrize("kind", [Returns, Fails])
-def test_nothing_of_a_task_is_kept(door: str, kind: type[Returns]) -> None:
+def test_nothing_of_a_task_is_kept(entry_point: str, kind: type[Returns]) -> None:
     """Its function, argument, result and error, and the error's locals, go with the future; no cycle holds them."""
     notes: list[weakref.ref[Any]] = []
 
     def use(pool: Pool) -> None:
         fn, arg = kind(notes), Thing()
         notes.extend([weakref.ref(fn), weakref.ref(arg)])
-        made = DOORS[door](pool, fn, arg)
+        made = ENTRY_POINTS[entry_point](pool, fn, arg)
         del fn, arg
         try:
             assert isinstance(outcome(made), Failure if kind is Fails else Thing)
@@ -379,14 +379,14 @@ def test_nothing_of_a_task_is_kept(door: str, kind: type[Returns]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Returns, Fails])
-@pytest.mark.parametrize("door", ["pool", "view", "scope"])
-def test_a_kept_future_keeps_the_outcome_only(door: str, kind: type[Returns]) -> None:
+@pytest.mark.parametrize("entry_point", ["pool", "view", "scope"])
+def test_a_kept_future_keeps_the_outcome_only(entry_point: str, kind: type[Returns]) -> None:
     """The function and the arguments of a task that returned are gone at once; those that failed, with the error."""
     notes: list[weakref.ref[Any]] = []
     fn, arg = kind(notes), Thing()
     notes += [weakref.ref(fn), weakref.ref(arg)]
     with StatefulThreadPoolExecutor(1, initializer=Thing) as pool, no_collector():
-        future = DOORS[door](pool, fn, arg)
+        future = ENTRY_POINTS[entry_point](pool, fn, arg)
         del fn, arg
         outcome(future)
         settle(pool)
@@ -745,15 +745,15 @@ def test_the_next_thread_cannot_be_started(where: str, monkeypatch: pytest.Monke
     assert states.all_gone()
 
 
-@pytest.mark.parametrize("door", ["scope", "map", "view"])
-def test_a_door_when_no_thread_can_be_started(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every door raises, and the scope of a task that was never accepted ends."""
+@pytest.mark.parametrize("entry_point", ["scope", "map", "view"])
+def test_a_entry_point_when_no_thread_can_be_started(entry_point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every entry point raises, and the scope of a task that was never accepted ends."""
     with monkeypatch.context() as patch, StatefulThreadPoolExecutor(1, initializer=Thing) as pool:
         shortage = Shortage(patch, "Thread.start")
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            DOORS[door](pool, Thing(), Thing())
+            ENTRY_POINTS[entry_point](pool, Thing(), Thing())
         shortage.left = -1
-        assert isinstance(outcome(DOORS[door](pool, Thing(), Thing())), Thing)
+        assert isinstance(outcome(ENTRY_POINTS[entry_point](pool, Thing(), Thing())), Thing)
 
 
 def test_three_hundred_workers() -> None:
@@ -789,15 +789,15 @@ class Awkward:
 
 
 @pytest.mark.parametrize("error", [None, Failure(), SystemExit(), KeyboardInterrupt(), GeneratorExit()], ids=repr)
-@pytest.mark.parametrize("door", ["pool", "map", "chunked map", "scope"])
-def test_awkward_objects(door: str, error: BaseException | None) -> None:
+@pytest.mark.parametrize("entry_point", ["pool", "map", "chunked map", "scope"])
+def test_awkward_objects(entry_point: str, error: BaseException | None) -> None:
     """A worker looks at nothing of its task's function, arguments, result and error but what it has to."""
     awkward = Awkward(error or Awkward())
     with StatefulThreadPoolExecutor(1) as pool:
         threads = None
         for _ in range(2):
             try:
-                match door:
+                match entry_point:
                     case "pool":
                         result = pool.submit(awkward, awkward).result(PATIENCE)
                     case "scope":
@@ -806,7 +806,7 @@ def test_awkward_objects(door: str, error: BaseException | None) -> None:
                             future.exception(PATIENCE)
                         result = future.result()
                     case _:
-                        result = next(pool.map(awkward, [awkward], chunksize=2 if door == "chunked map" else 1))
+                        result = next(pool.map(awkward, [awkward], chunksize=2 if entry_point == "chunked map" else 1))
             except BaseException as exc:
                 assert exc is error
             else:

@@ -151,7 +151,7 @@ class TestLogged:
         ],
     )
     def test_name(self, pool: Pool, lost: Lost, fn: Callable[..., Any], name: str) -> None:
-        """That of the function, however it is wrapped, on every door."""
+        """That of the function, however it is wrapped, on every entry point."""
         view = pool.with_state()
         pool.submit(fn, 1)
         view.submit(fn, 1)

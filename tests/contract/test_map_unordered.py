@@ -1,4 +1,4 @@
-"""`map_unordered`, on all three doors."""
+"""`map_unordered`, on all three entry points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 Mapped = Callable[..., Iterator[Any]]
 
 
-class Door:
+class EntryPoint:
     """A pool, and one of the three things that have a `map_unordered`; here each of them calls `fn(*items)`."""
 
     def __init__(self, kind: str, pool: StatefulThreadPoolExecutor[list[int]], stack: ExitStack) -> None:
@@ -30,10 +30,10 @@ class Door:
         self.scope = stack.enter_context(pool.scope()) if kind in ("scope", "view of a scope") else None
 
     def map_unordered(self, fn: Callable[..., Any], *iterables: Any, **kwargs: Any) -> Iterator[Any]:
-        door: Any = self.scope or self.pool
+        entry_point: Any = self.scope or self.pool
         if "view" not in self.kind:
-            return door.map_unordered(fn, *iterables, **kwargs)
-        return door.with_state().map_unordered(_Stateless(fn), *iterables, **kwargs)
+            return entry_point.map_unordered(fn, *iterables, **kwargs)
+        return entry_point.with_state().map_unordered(_Stateless(fn), *iterables, **kwargs)
 
 
 class _Stateless:
@@ -49,22 +49,22 @@ class _Stateless:
 
 @pytest.fixture(params=["pool", "scope", "view", "view of a scope"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which door."""
+    """Which entry point."""
     return str(request.param)
 
 
 @pytest.fixture
-def door(kind: str) -> Iterator[Door]:
-    """A door to a pool of two workers."""
+def entry_point(kind: str) -> Iterator[EntryPoint]:
+    """A entry point to a pool of two workers."""
     with StatefulThreadPoolExecutor(2, initializer=list) as pool, ExitStack() as stack:
-        yield Door(kind, pool, stack)
+        yield EntryPoint(kind, pool, stack)
 
 
 @pytest.fixture
-def single(kind: str) -> Iterator[Door]:
-    """A door to a pool of one worker."""
+def single(kind: str) -> Iterator[EntryPoint]:
+    """A entry point to a pool of one worker."""
     with StatefulThreadPoolExecutor(1, initializer=list) as pool, ExitStack() as stack:
-        yield Door(kind, pool, stack)
+        yield EntryPoint(kind, pool, stack)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ class Thing:
 class TestResults:
     """What comes out, and when."""
 
-    def test_order_of_finishing(self, door: Door) -> None:
+    def test_order_of_finishing(self, entry_point: EntryPoint) -> None:
         """Each result as soon as it is there, while an earlier item is still being worked on."""
         go_on = threading.Event()
 
@@ -107,12 +107,12 @@ class TestResults:
                 go_on.wait()
             return number
 
-        results = door.map_unordered(work, range(5))
+        results = entry_point.map_unordered(work, range(5))
         assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
         go_on.set()
         assert list(results) == [0]
 
-    def test_the_iterator_waits(self, door: Door) -> None:
+    def test_the_iterator_waits(self, entry_point: EntryPoint) -> None:
         """It sleeps until the next one has ended, in whatever order."""
         events = [threading.Event() for _ in range(2)]
 
@@ -120,7 +120,7 @@ class TestResults:
             events[number].wait()
             return number
 
-        results = door.map_unordered(work, range(2))
+        results = entry_point.map_unordered(work, range(2))
         for number in (1, 0):
             thread = threading.Thread(target=events[number].set)
             thread.start()
@@ -130,12 +130,14 @@ class TestResults:
 
     @pytest.mark.parametrize("chunksize", [1, 3, 100])
     @pytest.mark.parametrize("buffersize", [None, 1, 4])
-    def test_all_of_them(self, door: Door, chunksize: int, buffersize: int | None) -> None:
+    def test_all_of_them(self, entry_point: EntryPoint, chunksize: int, buffersize: int | None) -> None:
         """Each result once."""
-        results = door.map_unordered(pow, range(20), itertools.repeat(2), chunksize=chunksize, buffersize=buffersize)
+        results = entry_point.map_unordered(
+            pow, range(20), itertools.repeat(2), chunksize=chunksize, buffersize=buffersize
+        )
         assert sorted(results) == [n * n for n in range(20)]
 
-    def test_chunks(self, door: Door) -> None:
+    def test_chunks(self, entry_point: EntryPoint) -> None:
         """The results of a chunk come together, in its order; the chunk that ended first comes first."""
         go_on = threading.Event()
 
@@ -144,30 +146,30 @@ class TestResults:
                 go_on.wait()
             return number
 
-        results = door.map_unordered(work, range(7), chunksize=3)
+        results = entry_point.map_unordered(work, range(7), chunksize=3)
         assert [next(results) for _ in range(4)] == [3, 4, 5, 6]
         go_on.set()
         assert list(results) == [0, 1, 2]
 
-    def test_a_chunk_is_one_task(self, door: Door) -> None:
+    def test_a_chunk_is_one_task(self, entry_point: EntryPoint) -> None:
         """One thread for all of its calls."""
-        results = door.map_unordered(lambda n: (n // 5, threading.get_ident()), range(20), chunksize=5)
+        results = entry_point.map_unordered(lambda n: (n // 5, threading.get_ident()), range(20), chunksize=5)
         assert len(set(results)) == 4
-        assert door.pool.stats().submitted == 4
+        assert entry_point.pool.stats().submitted == 4
 
-    def test_shortest_input(self, door: Door) -> None:
+    def test_shortest_input(self, entry_point: EntryPoint) -> None:
         """As `zip` has it; and an empty one gives nothing."""
-        assert sorted(door.map_unordered(lambda *items: items, "abc", range(2))) == [("a", 0), ("b", 1)]
-        assert list(door.map_unordered(abs, [])) == []
-        assert list(door.map_unordered(abs, [], buffersize=2, chunksize=3)) == []
+        assert sorted(entry_point.map_unordered(lambda *items: items, "abc", range(2))) == [("a", 0), ("b", 1)]
+        assert list(entry_point.map_unordered(abs, [])) == []
+        assert list(entry_point.map_unordered(abs, [], buffersize=2, chunksize=3)) == []
 
-    def test_in_several_threads(self, door: Door, nervous: None) -> None:
+    def test_in_several_threads(self, entry_point: EntryPoint, nervous: None) -> None:
         """Maps of several threads on one pool get their own results."""
         wrong: list[object] = []
 
         def use(base: int) -> None:
             for _ in range(10):
-                results = sorted(door.map_unordered(base.__add__, range(20), buffersize=3))
+                results = sorted(entry_point.map_unordered(base.__add__, range(20), buffersize=3))
                 if results != [base + n for n in range(20)]:
                     wrong.append(results)
 
@@ -186,22 +188,24 @@ class TestResults:
             ({"buffersize": 1.5}, TypeError, "buffersize must be an integer"),
         ],
     )
-    def test_wrong_arguments(self, door: Door, kwargs: dict[str, Any], error: type[Exception], text: str) -> None:
+    def test_wrong_arguments(
+        self, entry_point: EntryPoint, kwargs: dict[str, Any], error: type[Exception], text: str
+    ) -> None:
         """They are found at once, and nothing is submitted."""
         with pytest.raises(error, match=text):
-            door.map_unordered(abs, [1], **kwargs)
-        assert door.pool.stats().submitted == 0
+            entry_point.map_unordered(abs, [1], **kwargs)
+        assert entry_point.pool.stats().submitted == 0
 
 
 class TestBuffersize:
     """Never more than `buffersize` tasks whose results have not been yielded."""
 
     @pytest.mark.parametrize("chunksize", [1, 3])
-    def test_input_is_read_lazily(self, door: Door, chunksize: int) -> None:
+    def test_input_is_read_lazily(self, entry_point: EntryPoint, chunksize: int) -> None:
         """Not further than the buffer before the first result, and then one task for each that was yielded."""
         read: list[int] = []
         numbers = (read.append(n) or n for n in itertools.count())
-        results = door.map_unordered(abs, numbers, buffersize=3, chunksize=chunksize)
+        results = entry_point.map_unordered(abs, numbers, buffersize=3, chunksize=chunksize)
         assert len(read) == 3 * chunksize
         for yielded in range(50):
             next(results)
@@ -209,7 +213,7 @@ class TestBuffersize:
         results.close()  # type: ignore[attr-defined]
         assert len(read) == (3 + 49 // chunksize) * chunksize
 
-    def test_slow_first_item(self, door: Door) -> None:
+    def test_slow_first_item(self, entry_point: EntryPoint) -> None:
         """One that takes long is ahead of the caller, and counts, but the others go on."""
         go_on = threading.Event()
         read: list[int] = []
@@ -219,14 +223,14 @@ class TestBuffersize:
                 go_on.wait()
             return number
 
-        results = door.map_unordered(work, (read.append(n) or n for n in range(10)), buffersize=2)
+        results = entry_point.map_unordered(work, (read.append(n) or n for n in range(10)), buffersize=2)
         for number in range(1, 10):
             assert next(results) == number
             assert len(read) == number + 1
         go_on.set()
         assert list(results) == [0]
 
-    def test_input_that_needs_a_result(self, door: Door) -> None:
+    def test_input_that_needs_a_result(self, entry_point: EntryPoint) -> None:
         """The input may depend on what was yielded before."""
         seen = [1]
 
@@ -234,7 +238,7 @@ class TestBuffersize:
             while seen[-1] < 1000:
                 yield seen[-1]
 
-        for result in door.map_unordered(lambda n: 2 * n, numbers(), buffersize=1):
+        for result in entry_point.map_unordered(lambda n: 2 * n, numbers(), buffersize=1):
             seen += [result]
         assert seen == [2**n for n in range(11)]
 
@@ -242,7 +246,7 @@ class TestBuffersize:
 class TestTimeout:
     """`timeout` counts from the call."""
 
-    def test_next_item(self, single: Door) -> None:
+    def test_next_item(self, single: EntryPoint) -> None:
         """What has ended is yielded, then TimeoutError; what has not begun is cancelled."""
         go_on, ran = threading.Event(), []
 
@@ -264,13 +268,13 @@ class TestTimeout:
         assert ran == [0, 1]
         assert single.pool.stats().cancelled == 2
 
-    def test_what_is_there_comes_though_the_time_is_up(self, single: Door) -> None:
+    def test_what_is_there_comes_though_the_time_is_up(self, single: EntryPoint) -> None:
         """A result that is there needs no time."""
         results = single.map_unordered(abs, range(3), timeout=0)
         single.pool.submit(int).result()
         assert list(results) == [0, 1, 2]
 
-    def test_zero_in_a_worker(self, single: Door) -> None:
+    def test_zero_in_a_worker(self, single: EntryPoint) -> None:
         """Nothing is run in place when there is no time."""
 
         def outer() -> None:
@@ -283,7 +287,7 @@ class TestTimeout:
 class TestErrors:
     """Tasks that fail, and input that does."""
 
-    def test_of_a_task(self, single: Door) -> None:
+    def test_of_a_task(self, single: EntryPoint) -> None:
         """It is raised in its turn, what has not begun is cancelled, and then the iterator has ended."""
         begun, go_on = threading.Event(), threading.Event()
         ran: list[int] = []
@@ -305,27 +309,27 @@ class TestErrors:
         single.pool.submit(int).result()
         assert ran == [0, 1, 2, 3]
 
-    def test_in_a_chunk(self, door: Door) -> None:
+    def test_in_a_chunk(self, entry_point: EntryPoint) -> None:
         """What came before it in its chunk is yielded first."""
-        results = door.map_unordered(lambda n: 1 / (2 - n), range(4), chunksize=4)
+        results = entry_point.map_unordered(lambda n: 1 / (2 - n), range(4), chunksize=4)
         assert [next(results) for _ in range(2)] == [0.5, 1]
         with pytest.raises(ZeroDivisionError):
             next(results)
 
-    def test_base_exception(self, door: Door) -> None:
+    def test_base_exception(self, entry_point: EntryPoint) -> None:
         """One that is no Exception comes out as well."""
 
         def leave(_: int) -> None:
             raise SystemExit(3)
 
         with pytest.raises(SystemExit):
-            list(door.map_unordered(leave, range(3)))
-        assert door.pool.submit(int).result() == 0
-        if door.scope is not None:
-            for task in list(inside(door.scope).failures):
+            list(entry_point.map_unordered(leave, range(3)))
+        assert entry_point.pool.submit(int).result() == 0
+        if entry_point.scope is not None:
+            for task in list(inside(entry_point.scope).failures):
                 task.exception()
 
-    def test_input_raises_at_once(self, single: Door) -> None:
+    def test_input_raises_at_once(self, single: EntryPoint) -> None:
         """Without a buffersize the call raises, and what has not begun is cancelled."""
         go_on, ran = threading.Event(), []
 
@@ -341,34 +345,34 @@ class TestErrors:
         assert not ran
         assert single.pool.stats().cancelled == 3
 
-    def test_input_raises_later(self, door: Door) -> None:
+    def test_input_raises_later(self, entry_point: EntryPoint) -> None:
         """With one, the results of what was submitted before come first."""
 
         def numbers() -> Iterator[int]:
             yield from range(4)
             raise LookupError("input")
 
-        results = door.map_unordered(abs, numbers(), buffersize=2)
+        results = entry_point.map_unordered(abs, numbers(), buffersize=2)
         assert sorted(itertools.islice(results, 4)) == [0, 1, 2, 3]
         with pytest.raises(LookupError, match="input"):
             next(results)
         assert next(results, "end") == "end"
 
-    def test_not_iterable(self, door: Door) -> None:
+    def test_not_iterable(self, entry_point: EntryPoint) -> None:
         """Told at once."""
         with pytest.raises(TypeError, match="int"):
-            door.map_unordered(abs, 3)
+            entry_point.map_unordered(abs, 3)
 
     def test_refused_at_once(self, kind: str) -> None:
         """A bounded backlog with a timeout: BacklogFull from the call, and nothing stays behind."""
         go_on = threading.Event()
         with StatefulThreadPoolExecutor(1, initializer=list, max_backlog=2, submit_timeout=0) as pool:
             with ExitStack() as stack:
-                door = Door(kind, pool, stack)
+                entry_point = EntryPoint(kind, pool, stack)
                 pool.submit(go_on.wait)
                 until(lambda: not pool.stats().backlog)
                 with pytest.raises(BacklogFull):
-                    door.map_unordered(pytest.fail, "abcd")
+                    entry_point.map_unordered(pytest.fail, "abcd")
                 assert pool.stats().backlog == 0
                 go_on.set()
         assert inside(pool).free_permits is not None
@@ -378,7 +382,7 @@ class TestErrors:
         """After a shutdown, the results of what was accepted come first, then the refusal."""
         pool = StatefulThreadPoolExecutor(1, initializer=list)
         with ExitStack() as stack:
-            results = Door(kind, pool, stack).map_unordered(abs, range(10), buffersize=3)
+            results = EntryPoint(kind, pool, stack).map_unordered(abs, range(10), buffersize=3)
             assert next(results) == 0
             pool.shutdown()
             assert [next(results), next(results)] == [1, 2]
@@ -386,7 +390,7 @@ class TestErrors:
                 next(results)
 
     @pytest.mark.parametrize("chunksize", [1, 2])
-    def test_of_the_input_that_is_false(self, door: Door, chunksize: int) -> None:
+    def test_of_the_input_that_is_false(self, entry_point: EntryPoint, chunksize: int) -> None:
         """An error whose class says that it is empty is one all the same."""
 
         class Empty(Exception):
@@ -397,7 +401,7 @@ class TestErrors:
             yield from range(4)
             raise Empty
 
-        results = door.map_unordered(abs, numbers(), buffersize=1, chunksize=chunksize)
+        results = entry_point.map_unordered(abs, numbers(), buffersize=1, chunksize=chunksize)
         assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
         with pytest.raises(Empty):
             next(results)
@@ -407,7 +411,7 @@ class TestEarlyEnd:
     """What has not begun is cancelled when nobody asks any more."""
 
     @pytest.mark.parametrize("how", ["close", "drop", "break"])
-    def test_close(self, single: Door, how: str) -> None:
+    def test_close(self, single: EntryPoint, how: str) -> None:
         """By `close`, by the last reference, or by leaving the loop; what runs is left alone."""
         begun, go_on, ran = threading.Event(), threading.Event(), []
 
@@ -436,7 +440,7 @@ class TestEarlyEnd:
         single.pool.submit(int).result()
         assert ran == [0, 1]
 
-    def test_never_asked(self, single: Door) -> None:
+    def test_never_asked(self, single: EntryPoint) -> None:
         """A map that nobody iterates over runs all the same, as the standard library's `map` does."""
         done: list[int] = []
         single.map_unordered(done.append, range(5))
@@ -444,10 +448,10 @@ class TestEarlyEnd:
         single.pool.submit(int).result()
         assert done == list(range(5))
 
-    def test_input_is_closed_in_time(self, door: Door) -> None:
+    def test_input_is_closed_in_time(self, entry_point: EntryPoint) -> None:
         """Closed early, the iterator reads no more of its input."""
         read: list[int] = []
-        results = door.map_unordered(abs, (read.append(n) or n for n in itertools.count()), buffersize=2)
+        results = entry_point.map_unordered(abs, (read.append(n) or n for n in itertools.count()), buffersize=2)
         next(results)
         results.close()  # type: ignore[attr-defined]
         assert len(read) == 2
@@ -456,7 +460,7 @@ class TestEarlyEnd:
         """Those of the cancelled tasks."""
         go_on = threading.Event()
         with StatefulThreadPoolExecutor(1, initializer=list, max_backlog=4) as pool, ExitStack() as stack:
-            results = Door(kind, pool, stack).map_unordered(lambda n: n and go_on.wait(), range(5), buffersize=4)
+            results = EntryPoint(kind, pool, stack).map_unordered(lambda n: n and go_on.wait(), range(5), buffersize=4)
             assert next(results) == 0
             until(lambda: pool.stats().backlog == 2)
             results.close()  # type: ignore[attr-defined]
@@ -479,17 +483,17 @@ class TestInAWorker:
                 if depth == 0:
                     return 1
                 with ExitStack() as stack:
-                    door = Door(kind, pool, stack)
-                    return sum(door.map_unordered(total, [depth - 1] * 3, buffersize=buffersize))
+                    entry_point = EntryPoint(kind, pool, stack)
+                    return sum(entry_point.map_unordered(total, [depth - 1] * 3, buffersize=buffersize))
 
             assert pool.submit(total, 3).result() == 27
 
-    def test_chunks(self, single: Door) -> None:
+    def test_chunks(self, single: EntryPoint) -> None:
         """Chunks as well, each with a state of its own."""
         results = single.pool.submit(lambda: sorted(single.map_unordered(abs, range(10), chunksize=3))).result()
         assert results == list(range(10))
 
-    def test_lazily(self, single: Door) -> None:
+    def test_lazily(self, single: EntryPoint) -> None:
         """With a buffer, the input is read no further than that in a worker, too; and close cancels the rest."""
         read: list[int] = []
         ran: list[int] = []
@@ -528,11 +532,11 @@ class TestInAWorker:
             assert in_place == [here] * 2
             assert elsewhere != here
 
-    def test_over_another_pool(self, door: Door) -> None:
+    def test_over_another_pool(self, entry_point: EntryPoint) -> None:
         """A map of another pool is that pool's to run."""
         with StatefulThreadPoolExecutor(1) as other:
             idents = other.submit(
-                lambda: {threading.get_ident(), *door.map_unordered(lambda _: threading.get_ident(), range(5))}
+                lambda: {threading.get_ident(), *entry_point.map_unordered(lambda _: threading.get_ident(), range(5))}
             ).result()
         assert len(idents) >= 2
 
@@ -564,10 +568,12 @@ class TestMemory:
 
     @pytest.mark.parametrize("chunksize", [1, 2])
     @pytest.mark.parametrize("buffersize", [None, 3])
-    def test_results_are_not_kept(self, door: Door, no_collector: None, buffersize: int | None, chunksize: int) -> None:
+    def test_results_are_not_kept(
+        self, entry_point: EntryPoint, no_collector: None, buffersize: int | None, chunksize: int
+    ) -> None:
         """A result is gone when the caller lets it go, or, of a chunk, has asked for the next one's; slowly or not."""
-        results = door.map_unordered(Thing, range(12), buffersize=buffersize, chunksize=chunksize)
-        until(lambda: door.pool.stats().completed * chunksize >= min(12, (buffersize or 12) * chunksize))
+        results = entry_point.map_unordered(Thing, range(12), buffersize=buffersize, chunksize=chunksize)
+        until(lambda: entry_point.pool.stats().completed * chunksize >= min(12, (buffersize or 12) * chunksize))
         refs: list[weakref.ref[Thing]] = []
         for number in range(12):
             refs.append(weakref.ref(next(results)))
@@ -575,7 +581,7 @@ class TestMemory:
             until(lambda refs=let_go: settle() or not any(ref() for ref in refs))  # a worker may be about to forget it
 
     @pytest.mark.parametrize("chunksize", [1, 3])
-    def test_results_go_with_close(self, single: Door, no_collector: None, chunksize: int) -> None:
+    def test_results_go_with_close(self, single: EntryPoint, no_collector: None, chunksize: int) -> None:
         """A closed iterator keeps none, though somebody keeps that."""
         refs: list[weakref.ref[Thing]] = []
 
@@ -590,11 +596,11 @@ class TestMemory:
         results.close()  # type: ignore[attr-defined]
         until(lambda: settle() or not any(ref() for ref in refs))
 
-    def test_an_endless_input_grows_nothing(self, door: Door) -> None:
+    def test_an_endless_input_grows_nothing(self, entry_point: EntryPoint) -> None:
         """With a buffer, however slow the caller is."""
-        results: Any = door.map_unordered(abs, itertools.count(), buffersize=4)
+        results: Any = entry_point.map_unordered(abs, itertools.count(), buffersize=4)
         for number in range(200):
-            until(lambda number=number: door.pool.stats().completed >= max(number + 3, 4))  # the buffer is full
+            until(lambda number=number: entry_point.pool.stats().completed >= max(number + 3, 4))  # the buffer is full
             next(results)
         parts = results.gi_frame.f_locals["parts"]
         assert max(map(len, (inside(parts).arrived, inside(parts).pending, inside(parts).unbegun))) <= 8
@@ -625,8 +631,8 @@ class TestMemory:
             while True:
                 refs.append(weakref.ref(next(results)))
 
-        def use(door: Door) -> None:
-            results: Any = door.map_unordered(work, numbers(), buffersize=None if ending == "never asked" else 2)
+        def use(entry_point: EntryPoint) -> None:
+            results: Any = entry_point.map_unordered(work, numbers(), buffersize=None if ending == "never asked" else 2)
             if ending != "never asked":
                 with pytest.raises({"failed": ValueError, "input": LookupError}.get(ending, StopIteration)) as caught:
                     iterate(results)
@@ -636,14 +642,14 @@ class TestMemory:
 
         with StatefulThreadPoolExecutor(1, initializer=list) as pool:
             with ExitStack() as stack:
-                use(Door(kind, pool, stack))
+                use(EntryPoint(kind, pool, stack))
                 pool.submit(int).result()
                 pool.submit(int).result()  # the worker has forgotten the ones before
             settle()
             assert [ref() for ref in refs] == [None] * len(refs)
             assert len(refs) >= 4
 
-    def test_errors_are_not_kept(self, door: Door, no_collector: None) -> None:
+    def test_errors_are_not_kept(self, entry_point: EntryPoint, no_collector: None) -> None:
         """The error that was raised is in no cycle with the iterator's frames."""
 
         class Error(Exception):
@@ -654,20 +660,20 @@ class TestMemory:
 
         def use() -> weakref.ref[Error]:
             try:
-                next(door.map_unordered(work, [1]))
+                next(entry_point.map_unordered(work, [1]))
             except Error as exc:
                 return weakref.ref(exc)
             pytest.fail("no error")
 
         ref = use()
-        door.pool.submit(int).result()
+        entry_point.pool.submit(int).result()
         until(lambda: settle() or ref() is None)  # both workers have forgotten it
 
 
 class TestCancelledByOthers:
     """Tasks of a map that somebody else cancels."""
 
-    def test_shutdown(self, single: Door) -> None:
+    def test_shutdown(self, single: EntryPoint) -> None:
         """What has ended comes first, then CancelledError."""
         begun, go_on = threading.Event(), threading.Event()
 
@@ -685,7 +691,7 @@ class TestCancelledByOthers:
             list(results)
         go_on.set()
 
-    def test_while_the_iterator_sleeps(self, single: Door) -> None:
+    def test_while_the_iterator_sleeps(self, single: EntryPoint) -> None:
         """It is woken."""
         go_on = threading.Event()
         single.pool.submit(go_on.wait)
@@ -719,7 +725,7 @@ class TestCancelledByOthers:
                 next(results)
                 pytest.fail("it was not cancelled")
 
-    def test_in_a_worker(self, single: Door) -> None:
+    def test_in_a_worker(self, single: EntryPoint) -> None:
         """So in a worker: nothing is run that was cancelled."""
 
         def outer() -> None:

@@ -1,4 +1,4 @@
-"""Memory: nothing of a finished task is kept, whichever door it came through and however it ended; and nothing grows.
+"""Memory: nothing of a finished task is kept, however it was submitted and however it ended; and nothing grows.
 
 The rounds are few by default; with `STRESS=1` in the environment they are as many as a soak's.
 """
@@ -96,13 +96,13 @@ def all_of(futures: Any) -> None:
 
 
 def with_scope(use: Callable[..., Any], **options: Any) -> Callable[[Pool, Any, Any], None]:
-    """A door: `use(scope, fn, arg)` inside of a scope's block. The scope itself is dropped as well."""
+    """A entry point: `use(scope, fn, arg)` inside of a scope's block. The scope itself is dropped as well."""
 
-    def door(pool: Pool, fn: Any, arg: Any) -> None:
+    def entry_point(pool: Pool, fn: Any, arg: Any) -> None:
         with contextlib.suppress(BaseExceptionGroup, TimeoutError), pool.scope(**options) as scope:
             use(scope, fn, arg)
 
-    return door
+    return entry_point
 
 
 def consumed(results: Iterator[Any]) -> None:
@@ -114,9 +114,9 @@ def consumed(results: Iterator[Any]) -> None:
 
 
 def in_loop(start: Callable[..., Any]) -> Callable[[Pool, Any, Any], None]:
-    """A door: `start(pool, fn, arg)` in an event loop, whose own cycles are collected."""
+    """A entry point: `start(pool, fn, arg)` in an event loop, whose own cycles are collected."""
 
-    def door(pool: Pool, fn: Any, arg: Any) -> None:
+    def entry_point(pool: Pool, fn: Any, arg: Any) -> None:
         async def main() -> None:
             with contextlib.suppress(Failure):
                 await start(pool, fn, arg)
@@ -124,11 +124,11 @@ def in_loop(start: Callable[..., Any]) -> Callable[[Pool, Any, Any], None]:
         asyncio.run(main())
         gc.collect()
 
-    return door
+    return entry_point
 
 
-async def asubmitted(door: Any, fn: Any, arg: Any) -> Any:
-    return await (await door.asubmit(fn, arg, key=arg))
+async def asubmitted(entry_point: Any, fn: Any, arg: Any) -> Any:
+    return await (await entry_point.asubmit(fn, arg, key=arg))
 
 
 async def in_async_scope(pool: Pool, fn: Any, arg: Any) -> Any:
@@ -308,9 +308,9 @@ def refused_after_shutdown(_: Pool, fn: Any, arg: Any) -> Pool:
     pool: Pool = StatefulThreadPoolExecutor(1, initializer=Thing)
     pool.submit(int).result(PATIENCE)
     pool.shutdown()
-    for door in pool.submit, pool.with_state().submit, pool.broadcast:
+    for entry_point in pool.submit, pool.with_state().submit, pool.broadcast:
         with pytest.raises(RuntimeError):
-            door(fn, arg)
+            entry_point(fn, arg)
     with pytest.raises(RuntimeError):
         pool.map(fn, [arg], chunksize=2)
     return pool
@@ -320,9 +320,9 @@ def refused_when_full(_: Pool, fn: Any, arg: Any) -> Pool:
     pool: Pool = StatefulThreadPoolExecutor(1, initializer=Thing, max_backlog=1, submit_timeout=0.001)
     with Blocked(pool):
         pool.submit(int)
-        for door in pool.submit, pool.with_state().submit:
+        for entry_point in pool.submit, pool.with_state().submit:
             with pytest.raises(BacklogFull):
-                door(fn, arg, key=arg)
+                entry_point(fn, arg, key=arg)
         with pool.scope() as scope:
             with pytest.raises(BacklogFull):
                 scope.submit(fn, arg)
@@ -335,9 +335,9 @@ def refused_when_full(_: Pool, fn: Any, arg: Any) -> Pool:
 def refused_by_closed_scope(pool: Pool, fn: Any, arg: Any) -> Any:
     with pool.scope() as scope:
         pass
-    for door in scope.submit, scope.with_state().submit:
+    for entry_point in scope.submit, scope.with_state().submit:
         with pytest.raises(RuntimeError):
-            door(fn, arg, key=arg)
+            entry_point(fn, arg, key=arg)
     return scope
 
 
@@ -507,14 +507,14 @@ NOT_RUN: dict[str, Callable[[Pool, Any, Any], Any]] = {
 
 
 def check_that_nothing_is_kept(
-    door: Callable[[Pool, Any, Any], Any], kind: type[Call], least: int, max_backlog: int = 5
+    entry_point: Callable[[Pool, Any, Any], Any], kind: type[Call], least: int, max_backlog: int = 5
 ) -> None:
     notes = Notes()
 
     def use(pool: Pool) -> Any:
         fn, arg = notes.add("function", kind(notes)), notes.add("argument", Thing())
         try:
-            return door(pool, fn, arg)
+            return entry_point(pool, fn, arg)
         finally:
             del fn, arg  # an error refers to the frames of those who called what it passed through
 
@@ -547,20 +547,20 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [Call, Failing])
-@pytest.mark.parametrize("door", RUNNING)
-def test_nothing_of_a_task_is_kept(door: str, kind: type[Call]) -> None:
+@pytest.mark.parametrize("entry_point", RUNNING)
+def test_nothing_of_a_task_is_kept(entry_point: str, kind: type[Call]) -> None:
     """Function, arguments, result or error, its locals and callbacks go with the future, while the pool is idle."""
-    check_that_nothing_is_kept(RUNNING[door], kind, 4, max_backlog=1 if door == "inline" else 5)
+    check_that_nothing_is_kept(RUNNING[entry_point], kind, 4, max_backlog=1 if entry_point == "inline" else 5)
 
 
-@pytest.mark.parametrize("door", NOT_RUN)
-def test_nothing_is_kept_of_a_task_that_ends_otherwise(door: str) -> None:
+@pytest.mark.parametrize("entry_point", NOT_RUN)
+def test_nothing_is_kept_of_a_task_that_ends_otherwise(entry_point: str) -> None:
     """Cancelled, refused, failed before it began or finished by hand: function, arguments and outcome go."""
-    check_that_nothing_is_kept(NOT_RUN[door], Call, 2)
+    check_that_nothing_is_kept(NOT_RUN[entry_point], Call, 2)
 
 
-@pytest.mark.parametrize("door", ["submit", "view", "in place", "broadcast", "scope, taken"])
-def test_nothing_is_kept_by_a_pool_that_copies_contexts(door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["submit", "view", "in place", "broadcast", "scope, taken"])
+def test_nothing_is_kept_by_a_pool_that_copies_contexts(entry_point: str) -> None:
     """The copy of the context goes with the task, and what a variable of it holds."""
     import contextvars
 
@@ -571,7 +571,7 @@ def test_nothing_is_kept_by_a_pool_that_copies_contexts(door: str) -> None:
         fn, arg = notes.add("function", Call(notes)), notes.add("argument", Thing())
         context = contextvars.copy_context()
         context.run(variable.set, notes.add("variable", Thing()))
-        context.run(RUNNING[door], pool, fn, arg)
+        context.run(RUNNING[entry_point], pool, fn, arg)
 
     pool: Pool = StatefulThreadPoolExecutor(1, initializer=Thing, copy_context=True)
     with pool, no_collector():
@@ -744,7 +744,7 @@ def test_nothing_grows(operation: str) -> None:
     with StatefulThreadPoolExecutor(1, initializer=Thing, idle_timeout=idle_timeout, **options) as pool:
         before, taken_before = repeat(pool, do, warm_up)
         after, taken_after = repeat(pool, do, more)
-        # Counted one too many when a worker met the entry between a task's end and its count; swept away at 64.
+        # Counted one too many when a worker met the entry between a task's end and its count; compacted at 64.
         assert after.pop("run queue.tombstones") <= before.pop("run queue.tombstones") + 64
         for ending in "threads", "workers.retired", "workers.free_indices":  # a thread may not have ended yet
             assert after.pop(ending) <= before.pop(ending) + 2

@@ -171,7 +171,7 @@ Opened = AbstractContextManager[tuple[Pool, StateView[int]]]
 Lend = Callable[..., Opened]
 
 
-def opener(states: States, door: str, kind: str) -> Lend:
+def opener(states: States, entry_point: str, kind: str) -> Lend:
     """Open a pool with a view of `states`; see above."""
 
     @contextmanager
@@ -179,10 +179,10 @@ def opener(states: States, door: str, kind: str) -> Lend:
         own: dict[str, Any] = {"initializer": states.generate, "policy": policy}
         if kind == "finalizer":
             own |= {"initializer": states.make, "finalizer": states.tear_down}
-        if door == "pool":
+        if entry_point == "pool":
             with StatefulThreadPoolExecutor(workers, **own, **kwargs) as pool:
                 yield pool, pool.with_state()
-        elif door == "view":
+        elif entry_point == "view":
             with StatefulThreadPoolExecutor(workers, **kwargs) as pool:
                 yield pool, pool.with_state(**own)
         else:
@@ -197,13 +197,13 @@ def opener(states: States, door: str, kind: str) -> Lend:
 
 @pytest.fixture(params=[("pool", "generator"), ("view", "finalizer"), ("scope", "generator")], ids="-".join)
 def lend(request: pytest.FixtureRequest, states: States) -> Lend:
-    """Through each door, and with both ways to tear down."""
+    """Through each entry point, and with both ways to tear down."""
     return opener(states, *request.param)
 
 
 @pytest.fixture
 def simple(states: States) -> Lend:
-    """Through one door, where doors make no difference."""
+    """Through one entry point, where entry points make no difference."""
     return opener(states, "view", "finalizer")
 
 
@@ -254,17 +254,17 @@ class TestArguments:
             StatePolicy(discard_on=discard_on)  # type: ignore[arg-type]
 
     def test_those_who_take_one(self) -> None:
-        """Each door refuses what is no policy, and a policy without an initializer."""
+        """Each entry point refuses what is no policy, and a policy without an initializer."""
         with pytest.raises(TypeError, match="policy must be a StatePolicy, not 3"):
             StatefulThreadPoolExecutor(1, initializer=list, policy=3)  # type: ignore[call-overload]
         with pytest.raises(ValueError, match="no state to look after"):
             StatefulThreadPoolExecutor(1, policy=StatePolicy())  # type: ignore[call-overload]
         with StatefulThreadPoolExecutor(1, initializer=list) as pool, pool.scope() as scope:
-            for door in (pool, scope):
+            for entry_point in (pool, scope):
                 with pytest.raises(TypeError, match="policy must be a StatePolicy, not <class"):
-                    door.with_state(list, policy=StatePolicy)  # type: ignore[call-overload]
+                    entry_point.with_state(list, policy=StatePolicy)  # type: ignore[call-overload]
                 with pytest.raises(ValueError, match="policy only together with an initializer"):
-                    door.with_state(policy=StatePolicy())  # type: ignore[call-overload]
+                    entry_point.with_state(policy=StatePolicy())  # type: ignore[call-overload]
 
     def test_equal_policies_share_states(self, states: States) -> None:
         """Views with equal policies share, with the pool's own state too; with other policies they don't."""
@@ -1123,8 +1123,8 @@ class TestGet:
             else:
                 answers.append("answered")
 
-        def inside(door: Any) -> Callable[[Any], object]:
-            return lambda _: door.submit(ask).result(SOON)
+        def inside(entry_point: Any) -> Callable[[Any], object]:
+            return lambda _: entry_point.submit(ask).result(SOON)
 
         with StatefulThreadPoolExecutor(1) as other_pool, lend() as (pool, view):
             other = pool.with_state(list)
@@ -1222,9 +1222,11 @@ class TestDiscard:
             states.before_make = int
             assert view.submit(same).result(SOON) == 1
 
-    @pytest.mark.parametrize("door", ["pool", "view"])
+    @pytest.mark.parametrize("entry_point", ["pool", "view"])
     @pytest.mark.parametrize("error", FAILURES)
-    def test_failing_teardown(self, states: States, door: str, error: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def test_failing_teardown(
+        self, states: States, entry_point: str, error: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """It is logged and counted; the task's result stays, and the next task gets a new state."""
 
         def tear_down(number: int) -> None:
@@ -1233,8 +1235,8 @@ class TestDiscard:
                 raise error
 
         own: dict[str, Any] = {"initializer": states.make, "finalizer": tear_down}
-        with StatefulThreadPoolExecutor(1, **own if door == "pool" else {}) as pool:
-            view = pool.with_state(**{} if door == "pool" else own)
+        with StatefulThreadPoolExecutor(1, **own if entry_point == "pool" else {}) as pool:
+            view = pool.with_state(**{} if entry_point == "pool" else own)
             assert view.submit(lambda number: (view.discard(), number)[1]).result(SOON) == 0
             assert pool.stats().teardown_errors == 1
             assert view.submit(same).result(SOON) == 1
@@ -1516,7 +1518,7 @@ class TestDiscardAll:
         [
             ("entered", None, [0, 0]),  # no state had been made
             ("entered", StatePolicy(), [0, 0]),
-            ("about to look at the era", None, [1, 1]),
+            ("about to look at the generation", None, [1, 1]),
             ("looked to lend", None, [0, 1]),  # the first task has begun
             ("looked to lend", StatePolicy(), [1, 1]),  # and will look closer
             ("looked to take back", None, [0, 1]),
@@ -1550,7 +1552,7 @@ class TestDiscardAll:
 
             def clear(self) -> None:
                 super().clear()
-                discard_all("about to look at the era")
+                discard_all("about to look at the generation")
 
         with StatefulThreadPoolExecutor(1) as pool:
             view = pool.with_state(states.make, finalizer=states.tear_down, policy=policy)
@@ -1559,7 +1561,7 @@ class TestDiscardAll:
             else:
                 view.submit(same).result(SOON)
                 rest(pool)
-                careful = policy is not None or moment == "about to look at the era"
+                careful = policy is not None or moment == "about to look at the generation"
                 slot = worker_of(pool).slots[inside(view).binding]
                 inside(slot).needs_attention = NeedsAttention([None] if careful else [])
             assert [view.submit(states.use).result(SOON) for _ in range(2)] == expected
@@ -1569,8 +1571,8 @@ class TestDiscardAll:
     @pytest.mark.parametrize(
         "policy", [None, StatePolicy(check=lambda _: True, reset=int)], ids=["no policy", "policy"]
     )
-    @pytest.mark.parametrize("door", ["pool", "view"])
-    def test_hammered(self, door: str, policy: StatePolicy | None, nervous: None) -> None:
+    @pytest.mark.parametrize("entry_point", ["pool", "view"])
+    def test_hammered(self, entry_point: str, policy: StatePolicy | None, nervous: None) -> None:
         """Many threads discard, submit, bind and nest: what is submitted after a discard gets no older state."""
         ticks = itertools.count()
         wrong: list[tuple[int, int]] = []
@@ -1604,8 +1606,8 @@ class TestDiscardAll:
                     future.result(SOON)
 
         own: dict[str, Any] = {"initializer": make, "finalizer": live.remove, "policy": policy}
-        with StatefulThreadPoolExecutor(3, **own if door == "pool" else {}) as pool:
-            view = pool.with_state(**{} if door == "pool" else own)
+        with StatefulThreadPoolExecutor(3, **own if entry_point == "pool" else {}) as pool:
+            view = pool.with_state(**{} if entry_point == "pool" else own)
             together(4, hammer)
             rest(pool)
             stats = pool.stats()

@@ -398,17 +398,17 @@ class TestTasksMeanwhile:
             until(lambda: all_gone(leaving.pool))
             assert leaving.pool.submit(where).result(20) == "w_0"
 
-    @pytest.mark.parametrize("door", ["scope", "map", "wait in another pool"])
-    def test_doors(self, door: str) -> None:
-        """Through whatever door the task comes."""
+    @pytest.mark.parametrize("entry_point", ["scope", "map", "wait in another pool"])
+    def test_entry_points(self, entry_point: str) -> None:
+        """Through whatever entry point the task comes."""
         with Leaving() as leaving:
             timer = threading.Timer(0.01, leaving.go_on.set)
             timer.start()
-            if door == "scope":
+            if entry_point == "scope":
                 with leaving.pool.scope() as scope:
                     future = scope.submit(where)
                 assert future.result(0) == "w_0"
-            elif door == "map":
+            elif entry_point == "map":
                 assert list(leaving.pool.map(where, range(3))) == ["w_0"] * 3
             else:
                 with StatefulThreadPoolExecutor(1) as other:

@@ -255,14 +255,14 @@ class TestBlockedSubmit:
             assert pool.submit(int).result() == 0
 
     def test_several_and_those_of_others(self) -> None:
-        """All of the scope's are woken, those of other doors stay in line and get the places that come free."""
+        """All of the scope's are woken, those of other entry points stay in line and get the places that come free."""
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
             go_on = threading.Event()
             outcomes: list[str] = []
 
-            def submit(door: Any, name: str) -> None:
+            def submit(entry_point: Any, name: str) -> None:
                 try:
-                    door.submit(int)
+                    entry_point.submit(int)
                 except RuntimeError:
                     outcomes.append(f"{name} refused")
                 else:
@@ -272,9 +272,9 @@ class TestBlockedSubmit:
                 pool.submit(go_on.wait)
                 until(lambda: not pool.stats().backlog)
                 pool.submit(int)
-                doors = [(scope, "scope"), (pool, "pool"), (scope, "scope"), (other, "other")]
+                entry_points = [(scope, "scope"), (pool, "pool"), (scope, "scope"), (other, "other")]
                 threads = []
-                for count, args in enumerate(doors, 1):
+                for count, args in enumerate(entry_points, 1):
                     threads.append(threading.Thread(target=submit, args=args))
                     threads[-1].start()
                     until(lambda count=count: pool.stats().blocked_submitters == count)

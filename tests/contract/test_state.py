@@ -197,11 +197,11 @@ class TestViews:
     def test_no_initializer(self) -> None:
         """Without an initializer there is no state to lend, and the error says what to do."""
         with StatefulThreadPoolExecutor(1) as pool, pool.scope() as scope:
-            for door in (pool, scope):
+            for entry_point in (pool, scope):
                 with pytest.raises(ValueError, match=r"has no initializer.*give one"):
-                    door.with_state()
+                    entry_point.with_state()
                 with pytest.raises(ValueError, match="only together with an initializer"):
-                    door.with_state(finalizer=print)  # type: ignore[call-overload]
+                    entry_point.with_state(finalizer=print)  # type: ignore[call-overload]
 
     def test_map(self, ledger: Ledger, kwargs: Kwargs) -> None:
         """`view.map` passes the state first, also to the calls of a chunk."""

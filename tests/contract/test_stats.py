@@ -168,7 +168,7 @@ class TestTasks:
         """A task that another one waits for counts once at each moment: just before it is begun, and just after."""
         seen: list[int] = []
 
-        class Token(list[None]):
+        class Claim(list[None]):
             def __delitem__(self, index: Any) -> None:
                 seen.append(pool.stats().submitted)
                 super().__delitem__(index)
@@ -179,7 +179,7 @@ class TestTasks:
 
         def task() -> None:
             inner = pool.submit(int)
-            inside(inner).claim = Token([None])
+            inside(inner).claim = Claim([None])
             inner.result()
 
         with StatefulThreadPoolExecutor(1) as pool:
@@ -415,9 +415,9 @@ class TestCancelled:
             with pytest.raises(RuntimeError, match="broadcast"):
                 in_worker.result(20)
             pool.shutdown(wait=False)
-            for door in pool.submit, pool.with_state(list).submit:
+            for entry_point in pool.submit, pool.with_state(list).submit:
                 with pytest.raises(RuntimeError):
-                    door(int)
+                    entry_point(int)
         assert counts(pool) == {"submitted": 3, "completed": 1, "failed": 1, "cancelled": 1}
 
     def test_refused_as_no_thread_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:

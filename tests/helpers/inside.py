@@ -1,9 +1,10 @@
 """The private names that tests look at or hook, each written here only: when one is renamed, this file follows.
 
 `inside(thing)` is a pool, worker, task, scope or view under the names used in tests: `inside(pool).waiters`. Reading,
-writing and deleting goes to the private object that has the attribute. `inside(pool)` does not keep the pool alive. `hook(name)` says where a function or class of
-the library is to be replaced: `monkeypatch.setattr(*hook("Idle.wake_one"), staged)`. What tests use of the library's
-private classes and functions is imported from here.
+writing and deleting goes to the private object that has the attribute. `inside(pool)` does not keep the pool alive.
+`hook(name)` says where a function or class of the library is to be replaced:
+`monkeypatch.setattr(*hook("Idle.wake_one"), staged)`. What tests use of the library's private classes and functions is
+imported from here.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     account.opened(pool)
     view = pool.with_state()
     account.submit(pool.submit, returning(1))                      # a future; what `submit` raises comes through
-    account.submit(view.submit, raising(KeyError()), door="view")
-    account.submit(lambda task: pool.submit(view.bind(task)), returning(1), door="bound")
+    account.submit(view.submit, raising(KeyError()), entry_point="view")
+    account.submit(lambda task: pool.submit(view.bind(task)), returning(1), entry_point="bound")
     list(account.map(view.map, [returning(n) for n in range(9)], chunksize=2))
     account.broadcast(pool.broadcast, returning(1))
     pool.shutdown()
@@ -179,16 +179,16 @@ class Account:
 
     # Tasks
 
-    def task(self, body: Callable[[Task], Any], door: str = "pool") -> Task:
+    def task(self, body: Callable[[Task], Any], entry_point: str = "pool") -> Task:
         """A task that was not submitted yet, for `submit(..., task)`."""
-        return Task(self, body, door)
+        return Task(self, body, entry_point)
 
     def submit(
         self,
         submit: Callable[..., Any],
         body: Callable[[Task], Any] | Task,
         *args: object,
-        door: str = "pool",
+        entry_point: str = "pool",
         callbacks: int = 1,
         takes_error: bool = True,
     ) -> Any:
@@ -196,7 +196,7 @@ class Account:
 
         With `takes_error` the ledger takes the task's error, which is then neither the scope's to raise nor logged.
         """
-        task = body if isinstance(body, Task) else Task(self, body, door)
+        task = body if isinstance(body, Task) else Task(self, body, entry_point)
         task.enter()
         try:
             future = submit(task, *args)
@@ -211,14 +211,14 @@ class Account:
         return future
 
     def map(
-        self, door_map: Callable[..., Iterator[Any]], bodies: list[Callable[[Task], Any]], **kwargs: Any
+        self, entry_point_map: Callable[..., Iterator[Any]], bodies: list[Callable[[Task], Any]], **kwargs: Any
     ) -> Iterator[Any]:
-        """`door_map` over the bodies: its tasks have no futures that can be seen, so less is known of them."""
+        """`entry_point_map` over the bodies: its tasks have no futures that can be seen, so less is known of them."""
         tasks = [Task(self, body, "map") for body in bodies]
         for task in tasks:
             task.mapped = True
         self.add("mapped", len(tasks))
-        return door_map(_run_mapped, tasks, **kwargs)
+        return entry_point_map(_run_mapped, tasks, **kwargs)
 
     def broadcast(self, broadcast: Callable[..., list[Any]], body: Callable[[Task], Any]) -> list[Any]:
         """`broadcast` of the body: at most one call in each thread."""
@@ -376,10 +376,10 @@ class State:
 class Task:
     """One task: called by the pool, it runs its body and enters what happens to it."""
 
-    def __init__(self, account: Account, body: Callable[[Task], Any], door: str) -> None:
+    def __init__(self, account: Account, body: Callable[[Task], Any], entry_point: str) -> None:
         self.account = account
         self.body = body
-        self.door = door
+        self.entry_point = entry_point
         self.number = next(account.ledger.numbers)
         self.submitter = 0  # the thread, unless that is a worker of the pool, whose tasks may run in place
         self.future: Any = None
@@ -523,7 +523,7 @@ class Task:
         self.account.ledger.problem(f"{self!r} was accepted, but its future never ended, or {told}")
 
     def __repr__(self) -> str:
-        parts = [f"<task {self.number} by {self.door}"]
+        parts = [f"<task {self.number} by {self.entry_point}"]
         if self.begun:
             parts.append(f"begun {self.begun} times, last in {self.thread}, {self.fate or 'running'}")
         if self.ended:
@@ -622,13 +622,13 @@ def discarding(discard: Callable[[], object], then: Callable[[Task], Any] | None
 
 
 def nesting(
-    submit: Callable[..., Any], inner: Callable[[Task], Any], door: str = "nested", *, waits: bool = True
+    submit: Callable[..., Any], inner: Callable[[Task], Any], entry_point: str = "nested", *, waits: bool = True
 ) -> Callable[[Task], Any]:
     """Submit another task (to the pool, a view, a scope), and wait for its end. None if it is refused or cancelled."""
 
     def body(task: Task) -> Any:
         try:
-            future = task.account.submit(submit, inner, door=door)
+            future = task.account.submit(submit, inner, entry_point=entry_point)
         except RuntimeError:  # the pool, or the scope, takes no more
             return None
         with suppress(CancelledError):  # when the pool, or the scope, cancels what has not begun

@@ -69,8 +69,8 @@ var: contextvars.ContextVar[int] = contextvars.ContextVar("var", default=-1)
 class ModelTask:
     """A task as the model sees it."""
 
-    def __init__(self, door: str, scope: ModelScope | None) -> None:
-        self.door = door
+    def __init__(self, entry_point: str, scope: ModelScope | None) -> None:
+        self.entry_point = entry_point
         self.scope = scope
         self.gate = Gate()
         self.future: Any = None
@@ -82,7 +82,7 @@ class ModelTask:
 
     @property
     def has_state(self) -> bool:
-        return self.door in ("view", "scope view")
+        return self.entry_point in ("view", "scope view")
 
 
 class ModelWorker:
@@ -209,20 +209,20 @@ class PoolMachine(RuleBasedStateMachine):
     @is_open
     @precondition(lambda self: self.pool is not None)
     @rule(
-        door=st.sampled_from(["pool", "view", "bound", "scope", "scope view", "scope state"]),
+        entry_point=st.sampled_from(["pool", "view", "bound", "scope", "scope view", "scope state"]),
         which=st.integers(0, 3),
         callbacks=st.integers(0, 2),
     )
-    def submit(self, door: str, which: int, callbacks: int) -> None:
-        self.submit_by(door, which, callbacks)
+    def submit(self, entry_point: str, which: int, callbacks: int) -> None:
+        self.submit_by(entry_point, which, callbacks)
 
-    def submit_by(self, door: str, which: int, callbacks: int) -> None:
+    def submit_by(self, entry_point: str, which: int, callbacks: int) -> None:
         scope = None
-        if door.startswith("scope"):
+        if entry_point.startswith("scope"):
             if not self.scopes:
                 return
             scope = self.scopes[which % len(self.scopes)]
-        task = ModelTask(door, scope)
+        task = ModelTask(entry_point, scope)
         task.seen = which
         var.set(which)
         self.expect_refusal_or(task, lambda: self._submit(task, callbacks))
@@ -231,8 +231,8 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.pool is not None)
     @rule(many=st.lists(st.sampled_from(["pool", "view", "bound", "scope", "scope view"]), min_size=2, max_size=5))
     def submit_many(self, many: list[str]) -> None:
-        for door in many:
-            self.submit_by(door, 0, 1)
+        for entry_point in many:
+            self.submit_by(entry_point, 0, 1)
 
     def _submit(self, task: ModelTask, callbacks: int) -> Any:
         scope = task.scope.scope if task.scope else None
@@ -242,9 +242,9 @@ class PoolMachine(RuleBasedStateMachine):
             task.var = var.get()
             return body(entry)
 
-        task.entry = self.account.task(with_var, task.door)
+        task.entry = self.account.task(with_var, task.entry_point)
         submit: Callable[..., Any]
-        match task.door:
+        match task.entry_point:
             case "pool":
                 submit = self.pool.submit
             case "view":
@@ -301,13 +301,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     def lend(self, worker: ModelWorker, task: ModelTask) -> None:
         state = task.gate.state
-        if task.door == "scope state":
+        if task.entry_point == "scope state":
             assert task.scope is not None
             if task.scope not in worker.scoped:
                 worker.scoped[task.scope] = state
                 self.counts["made"] += 1
             assert worker.scoped[task.scope] is state
-        elif task.has_state or task.door == "bound":
+        elif task.has_state or task.entry_point == "bound":
             self.lend_own(worker, state)
         else:
             assert state is None
@@ -356,7 +356,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Release the task of `worker`, and see all that follows from that."""
         task = worker.task
         assert task is not None
-        own = task.has_state or task.door == "bound"
+        own = task.has_state or task.entry_point == "bound"
         if how == "discard" and not (own and self.pool is not None):
             how = "return"
         extra = how.startswith("nest") and self.nest(worker, task, how, own)
@@ -388,9 +388,9 @@ class PoolMachine(RuleBasedStateMachine):
         scope = self.scopes[0] if self.scopes else None
         if self.pool is None or len(self.running) < self.max_workers or (how == "nest scope" and scope is None):
             return False  # another worker might run it
-        door = {"nest": self.pool, "nest scope": scope and scope.scope}.get(how, self.view)
+        entry_point = {"nest": self.pool, "nest scope": scope and scope.scope}.get(how, self.view)
         times = 2 if how == "nest view twice" else 1
-        task.gate.then = repeating(times, nesting(door.submit, returning(1)))
+        task.gate.then = repeating(times, nesting(entry_point.submit, returning(1)))
         if self.shut or (how == "nest scope" and scope is not None and scope.cancelled):
             return False
         self.counts["completed"] += times
@@ -437,8 +437,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.counts["torn_down"] += (worker.state is not None) + len(worker.scoped)
 
     def run_broadcasts(self, worker: ModelWorker) -> None:
-        for door in worker.broadcasts:
-            if door == "view":
+        for entry_point in worker.broadcasts:
+            if entry_point == "view":
                 self.lend_own(worker, True)
                 self.take_back_own(worker)
             self.counts["completed"] += 1
@@ -480,9 +480,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @is_open
     @precondition(lambda self: self.pool is not None)
-    @rule(door=st.sampled_from(["pool", "view"]))
-    def broadcast(self, door: str) -> None:
-        broadcast = (self.pool if door == "pool" else self.view).broadcast
+    @rule(entry_point=st.sampled_from(["pool", "view"]))
+    def broadcast(self, entry_point: str) -> None:
+        broadcast = (self.pool if entry_point == "pool" else self.view).broadcast
         if self.shut:
             with pytest.raises(RuntimeError, match="after shutdown"):
                 self.account.broadcast(broadcast, returning(1))
@@ -490,7 +490,7 @@ class PoolMachine(RuleBasedStateMachine):
         futures = self.account.broadcast(broadcast, returning(1))
         assert len(futures) == len(self.workers)
         for worker in self.workers:
-            worker.broadcasts.append(door)
+            worker.broadcasts.append(entry_point)
             if worker.task is None:
                 self.run_broadcasts(worker)
 
@@ -626,7 +626,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def has_bound(self) -> bool:
         """Whether a task refers to the pool, since its function, or the traceback of its error, does."""
-        return any(task.door == "bound" and task.phase in ("waiting", "running", "raised") for task in self.futures)
+        return any(
+            task.entry_point == "bound" and task.phase in ("waiting", "running", "raised") for task in self.futures
+        )
 
     def shuts(self, cancels: bool) -> None:
         self.shut = self.ends = True
@@ -721,18 +723,20 @@ def test_one_driver() -> None:
 # Many threads
 
 index = st.integers(0, 20)
-doors = st.sampled_from(["pool", "view", "bound", "other"])
+entry_points = st.sampled_from(["pool", "view", "bound", "other"])
 kinds = st.sampled_from(["return", "raise", "raise", "discard", "nest", "nest twice", "nest in a scope", "two deep"])
-submits = st.tuples(st.just("submit"), doors, kinds, st.integers(0, 2))
+submits = st.tuples(st.just("submit"), entry_points, kinds, st.integers(0, 2))
 simple = st.one_of(
     submits,
     submits,
     st.tuples(st.just("cancel"), index),
     st.tuples(st.just("result"), index),
     st.tuples(st.just("add_callback"), index),
-    st.tuples(st.just("map"), doors, st.sampled_from(["map", "map_unordered"]), st.integers(0, 6), st.integers(1, 3)),
-    st.tuples(st.just("broadcast"), doors),
-    st.tuples(st.just("discard_all"), doors),
+    st.tuples(
+        st.just("map"), entry_points, st.sampled_from(["map", "map_unordered"]), st.integers(0, 6), st.integers(1, 3)
+    ),
+    st.tuples(st.just("broadcast"), entry_points),
+    st.tuples(st.just("discard_all"), entry_points),
     st.tuples(st.just("look")),
 )
 blocks = st.tuples(
@@ -796,24 +800,29 @@ class Run:
 
     # Operations, each in any of the threads
 
-    def submit(self, futures: list[Any], door: str, kind: str, callbacks: int) -> None:
-        submit = self.submit_of(door)
-        futures.append((self.account.submit(submit, self.body(kind, door), door=door, callbacks=callbacks), kind))
+    def submit(self, futures: list[Any], entry_point: str, kind: str, callbacks: int) -> None:
+        submit = self.submit_of(entry_point)
+        futures.append(
+            (
+                self.account.submit(submit, self.body(kind, entry_point), entry_point=entry_point, callbacks=callbacks),
+                kind,
+            )
+        )
         self.account.look()
 
-    def submit_of(self, door: str) -> Callable[..., Any]:
+    def submit_of(self, entry_point: str) -> Callable[..., Any]:
         pool = self.pool
-        if door == "bound":
+        if entry_point == "bound":
             return lambda task: pool.submit(self.views["view"].bind(task))
-        return pool.submit if door == "pool" else self.views[door].submit
+        return pool.submit if entry_point == "pool" else self.views[entry_point].submit
 
-    def body(self, kind: str, door: str) -> Callable[[Task], Any]:
-        submit = self.submit_of("view" if door == "bound" else door)
+    def body(self, kind: str, entry_point: str) -> Callable[[Task], Any]:
+        submit = self.submit_of("view" if entry_point == "bound" else entry_point)
         match kind:
             case "raise":
                 return raising(Boom())
             case "discard":
-                view = self.views.get("view" if door == "bound" else door)
+                view = self.views.get("view" if entry_point == "bound" else entry_point)
                 return returning(None) if view is None else discarding(view.discard)
             case "nest" | "nest twice":
                 return repeating(1 + (kind == "nest twice"), nesting(submit, returning(1)))
@@ -828,8 +837,8 @@ class Run:
             done = []
             try:
                 done = [
-                    task.account.submit(door.submit, returning(1), door="scope in task")
-                    for door in (scope, scope.with_state(), scope.with_state(self.generator))
+                    task.account.submit(entry_point.submit, returning(1), entry_point="scope in task")
+                    for entry_point in (scope, scope.with_state(), scope.with_state(self.generator))
                 ]
             except RuntimeError:
                 assert self.shut
@@ -866,8 +875,8 @@ class Run:
             wait([future], PATIENCE)
             assert future.done()
 
-    def map(self, futures: list[Any], door: str, name: str, number: int, chunksize: int) -> None:
-        mapper = getattr(self.pool if door in ("pool", "bound") else self.views[door], name)
+    def map(self, futures: list[Any], entry_point: str, name: str, number: int, chunksize: int) -> None:
+        mapper = getattr(self.pool if entry_point in ("pool", "bound") else self.views[entry_point], name)
         bodies = [returning(n) for n in range(number)]
         try:
             results = list(self.account.map(mapper, bodies, chunksize=chunksize, timeout=PATIENCE))
@@ -876,14 +885,14 @@ class Run:
             return
         assert (results if name == "map" else sorted(results)) == list(range(number))
 
-    def broadcast(self, futures: list[Any], door: str) -> None:
-        broadcast = (self.pool if door in ("pool", "bound") else self.views[door]).broadcast
+    def broadcast(self, futures: list[Any], entry_point: str) -> None:
+        broadcast = (self.pool if entry_point in ("pool", "bound") else self.views[entry_point]).broadcast
         calls = self.account.broadcast(broadcast, returning("return"))
         assert len(calls) <= self.account.workers
         futures.extend((call, "return") for call in calls)
 
-    def discard_all(self, futures: list[Any], door: str) -> None:
-        self.views.get(door, self.views["view"]).discard_all()
+    def discard_all(self, futures: list[Any], entry_point: str) -> None:
+        self.views.get(entry_point, self.views["view"]).discard_all()
 
     def look(self, futures: list[Any]) -> None:
         self.account.look()
@@ -917,13 +926,15 @@ class Run:
             assert raised is None
 
     def fill(self, scope: Any, parts: list[tuple[str, str]], inside: list[tuple[Any, str]]) -> None:
-        for door, kind in parts:
+        for entry_point, kind in parts:
             view = {"pool": lambda: scope, "view": scope.with_state, "own": lambda: scope.with_state(self.generator)}
             body = raising(Boom()) if kind == "raise" else returning(kind)
             if kind == "nest":
                 body = nesting(scope.submit, returning(1))
             try:
-                future = self.account.submit(view[door]().submit, body, door=f"scope {door}", takes_error=False)
+                future = self.account.submit(
+                    view[entry_point]().submit, body, entry_point=f"scope {entry_point}", takes_error=False
+                )
             except RuntimeError as exc:
                 assert self.shut or isinstance(exc, BacklogFull) or scope.cancelled
             else:

@@ -228,8 +228,8 @@ def full(run: Run) -> None:
 
 def closing(run: Run) -> None:
     """Close maps midway."""
-    for door in (run.pool.map, run.pool.map_unordered):
-        results = door(pow, range(4), range(4), buffersize=2)
+    for entry_point in (run.pool.map, run.pool.map_unordered):
+        results = entry_point(pow, range(4), range(4), buffersize=2)
         next(results)
         results.close()  # type: ignore[attr-defined]  # a generator
 

@@ -50,14 +50,14 @@ from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, St
 
 PATIENCE = 50  # seconds, for what takes one or two unless something hangs
 Pool = StatefulThreadPoolExecutor[Any]
-Door = Pool | Scope[Any]
+EntryPoint = Pool | Scope[Any]
 Plan = dict[str, Any]
 Operation = tuple[str, Any]
 
 # Plans
 
 KINDS = ("returns", "fails", "waits", "waits in a scope", "discards", "submits", "looks", "dies")
-DOORS = ("pool", "own", "plain", "generator", "careful", "fragile", "bound")
+ENTRY_POINTS = ("pool", "own", "plain", "generator", "careful", "fragile", "bound")
 WEIGHTS = {
     "submit": 30,
     "result": 8,
@@ -108,7 +108,7 @@ def draw_operation(dice: random.Random, *, in_scope: bool = False) -> Operation:
 
 def draw_task(dice: random.Random) -> Plan:
     """How a task is submitted, and what it does."""
-    return {"door": dice.choice(DOORS), "kind": dice.choice(KINDS), "depth": dice.choice((1, 1, 2, 5))}
+    return {"entry_point": dice.choice(ENTRY_POINTS), "kind": dice.choice(KINDS), "depth": dice.choice((1, 1, 2, 5))}
 
 
 def draw_scope(dice: random.Random) -> Plan:
@@ -242,7 +242,7 @@ class Round:
         self.faults.append(f"{text} ({threading.current_thread().name})")
 
     def errors_are_due(self) -> bool:
-        """Whether a door may refuse, and a task fail, without having a reason of its own."""
+        """Whether a entry point may refuse, and a task fail, without having a reason of its own."""
         return self.plan["breaks"] or not self.is_open
 
     # States
@@ -271,31 +271,31 @@ class Round:
         if next(self.throws) % 11 == 0:
             raise Fragile
 
-    def view(self, door: Door, name: str) -> StateView[Held]:
+    def view(self, entry_point: EntryPoint, name: str) -> StateView[Held]:
         """One of several kinds of state."""
         if name == "own":
-            return door.with_state()
+            return entry_point.with_state()
         if name == "generator":
-            return door.with_state(self.make_generator)
+            return entry_point.with_state(self.make_generator)
         if name == "careful":
-            return door.with_state(self.make, finalizer=Held.tear_down, policy=self.policy)
+            return entry_point.with_state(self.make, finalizer=Held.tear_down, policy=self.policy)
         if name == "fragile":
-            return door.with_state(self.make_fragile, finalizer=Held.tear_down)
-        return door.with_state(self.make, finalizer=Held.tear_down)
+            return entry_point.with_state(self.make_fragile, finalizer=Held.tear_down)
+        return entry_point.with_state(self.make, finalizer=Held.tear_down)
 
     # Tasks
 
-    def submit(self, door: Door, how: Plan) -> Task:
+    def submit(self, entry_point: EntryPoint, how: Plan) -> Task:
         """Submit a task as `how` says."""
         task = Task()
         self.tasks.append(task)
         args = (task, how["kind"], how["depth"], Dies(self) if how["kind"] == "dies" else None)
-        if how["door"] == "pool":
-            task.future = door.submit(self.run_task, *args)
-        elif how["door"] == "bound":
-            task.future = door.submit(self.view(door, "plain").bind(self.run_with_state), *args)
+        if how["entry_point"] == "pool":
+            task.future = entry_point.submit(self.run_task, *args)
+        elif how["entry_point"] == "bound":
+            task.future = entry_point.submit(self.view(entry_point, "plain").bind(self.run_with_state), *args)
         else:
-            task.future = self.view(door, how["door"]).submit(self.run_with_state, *args)
+            task.future = self.view(entry_point, how["entry_point"]).submit(self.run_with_state, *args)
         return task
 
     def run_with_state(self, held: Held, *args: Any) -> None:
@@ -322,7 +322,7 @@ class Round:
 
     def use(self, pool: Pool, kind: str, depth: int) -> None:
         """What a task does with its own pool."""
-        inner = {"door": ("pool", "plain", "own")[depth % 3], "kind": kind, "depth": depth}
+        inner = {"entry_point": ("pool", "plain", "own")[depth % 3], "kind": kind, "depth": depth}
         if kind == "waits":
             task = self.submit(pool, inner)
             assert task.future is not None
@@ -330,7 +330,7 @@ class Round:
         elif kind == "waits in a scope":
             with pool.scope() as scope:
                 self.submit(scope, inner)
-                self.submit(scope, {"door": "generator", "kind": "returns", "depth": 0})
+                self.submit(scope, {"entry_point": "generator", "kind": "returns", "depth": 0})
         elif kind == "submits":
             self.submit(pool, inner)
         elif kind == "looks":
@@ -428,10 +428,10 @@ class Hand:
         """A task of this thread's, or one that never was."""
         return self.mine[int(which * len(self.mine))] if self.mine else Task()
 
-    def do_submit(self, door: Door, how: Plan) -> None:
-        self.mine.append(self.run.submit(door, how))
+    def do_submit(self, entry_point: EntryPoint, how: Plan) -> None:
+        self.mine.append(self.run.submit(entry_point, how))
 
-    def do_result(self, _: Door, which: float) -> None:
+    def do_result(self, _: EntryPoint, which: float) -> None:
         future = self.some(which).future
         if future is not None:
             try:
@@ -442,18 +442,18 @@ class Hand:
             except CancelledError:
                 pass
 
-    def do_cancel(self, _: Door, which: float) -> None:
+    def do_cancel(self, _: EntryPoint, which: float) -> None:
         task = self.some(which)
         if task.future is not None and task.future.cancel() and task.begun:
             self.run.fault("cancel() said yes, and the task began")
 
-    def do_call_back(self, _: Door, which: float) -> None:
+    def do_call_back(self, _: EntryPoint, which: float) -> None:
         task = self.some(which)
         if task.future is not None and not self.interrupted:  # then it would not be known whether it was added
             task.callbacks += 1
             task.future.add_done_callback(partial(next, task.calls))
 
-    def do_forget(self, _: Door, which: float) -> None:
+    def do_forget(self, _: EntryPoint, which: float) -> None:
         """Look at the outcome, and drop the futures; the errors of some are lost."""
         number = int(which * len(self.mine))
         gone = self.mine[:number]
@@ -463,7 +463,7 @@ class Hand:
                 self.run.account_for_outcome(-1, task, task.future)
                 task.future = None
 
-    def do_wait(self, _: Door, which: float) -> None:
+    def do_wait(self, _: EntryPoint, which: float) -> None:
         futures = [task.future for task in self.mine[-20:] if task.future is not None]
         if which < 0.5:
             if wait(futures, PATIENCE).not_done:
@@ -471,9 +471,9 @@ class Hand:
         elif len(list(as_completed(futures, PATIENCE))) != len(set(futures)):
             self.run.fault("as_completed() does not yield all")
 
-    def do_map(self, door: Door, how: Plan) -> None:
+    def do_map(self, entry_point: EntryPoint, how: Plan) -> None:
         items, take = how["items"], how["take"]
-        function = door.map_unordered if how["unordered"] else door.map
+        function = entry_point.map_unordered if how["unordered"] else entry_point.map
         results = function(
             int, range(items), timeout=PATIENCE, chunksize=how["chunksize"], buffersize=how["buffersize"]
         )
@@ -484,39 +484,39 @@ class Hand:
         if len(set(taken)) != min(take, items) or (not how["unordered"] and taken != sorted(taken)):
             self.run.fault(f"{how} gave {taken}")
 
-    def do_broadcast(self, door: Door, which: float) -> None:
-        view = self.run.view(door, "plain" if which < 0.5 else "careful")
+    def do_broadcast(self, entry_point: EntryPoint, which: float) -> None:
+        view = self.run.view(entry_point, "plain" if which < 0.5 else "careful")
         for future in [*self.run.pool.broadcast(int), *view.broadcast(_use)]:  # type: ignore[union-attr]
             with suppress(Fragile, RuntimeError, CancelledError):
                 future.result(PATIENCE)
 
-    def do_discard_all(self, door: Door, which: float) -> None:
-        self.run.view(door, DOORS[1 + int(which * (len(DOORS) - 1))]).discard_all()
+    def do_discard_all(self, entry_point: EntryPoint, which: float) -> None:
+        self.run.view(entry_point, ENTRY_POINTS[1 + int(which * (len(ENTRY_POINTS) - 1))]).discard_all()
 
-    def do_stats(self, _: Door, __: float) -> None:
+    def do_stats(self, _: EntryPoint, __: float) -> None:
         stats, bound = self.run.pool.stats(), self.run.plan["max_backlog"]  # type: ignore[union-attr]
         if bound is not None and stats.backlog > bound:
             self.run.fault(f"the bound of {bound} is exceeded: {stats}")
 
-    def do_collect(self, _: Door, __: float) -> None:
+    def do_collect(self, _: EntryPoint, __: float) -> None:
         gc.collect()
 
-    def do_asubmit(self, door: Door, how: Plan) -> None:
+    def do_asubmit(self, entry_point: EntryPoint, how: Plan) -> None:
         if not self.interrupted:  # what asyncio leaves undone is not under test
-            asyncio.run(self.submit_some(door, how["depth"]))
+            asyncio.run(self.submit_some(entry_point, how["depth"]))
 
-    async def submit_some(self, door: Door, number: int) -> None:
+    async def submit_some(self, entry_point: EntryPoint, number: int) -> None:
         """Await tasks, one after the other."""
         for _ in range(number):
             task = Task()
             self.run.tasks.append(task)
-            future = await door.asubmit(self.run.run_task, task, "returns", 0, None)
+            future = await entry_point.asubmit(self.run.run_task, task, "returns", 0, None)
             with suppress(asyncio.CancelledError):
                 await future
                 if not task.ended:
                     self.run.fault("a task has been awaited, and has not ended")
 
-    def do_fork(self, _: Door, __: float) -> None:
+    def do_fork(self, _: EntryPoint, __: float) -> None:
         if self.interrupted or not hasattr(os, "fork"):
             return
         pid = os.fork()
@@ -531,9 +531,9 @@ class Hand:
         if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
             self.run.fault(f"a forked child ended with {status}")
 
-    def do_scope(self, door: Door, how: Plan) -> None:
-        assert isinstance(door, StatefulThreadPoolExecutor)
-        scope = door.scope(fail_fast=how["fail_fast"], timeout=how["timeout"])
+    def do_scope(self, entry_point: EntryPoint, how: Plan) -> None:
+        assert isinstance(entry_point, StatefulThreadPoolExecutor)
+        scope = entry_point.scope(fail_fast=how["fail_fast"], timeout=how["timeout"])
         try:
             with scope:
                 self.fill(scope, how)
