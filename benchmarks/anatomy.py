@@ -40,7 +40,7 @@ def opened(name: str, tasks: int) -> Iterator[EntryPoint]:
     with StatefulThreadPoolExecutor(1, initializer=object, max_backlog=bound) as pool:
         pool.submit(lambda: begun.set() or go_on.wait())  # type: ignore[func-returns-value]
         begun.wait()
-        worker = Worker(pool._queue, pool._own)
+        worker = Worker(pool._registry, pool._own)
         with pool.scope() if "scope" in name else nullcontext(pool) as entry_point:
             try:
                 if "state" in name:
@@ -49,14 +49,14 @@ def opened(name: str, tasks: int) -> Iterator[EntryPoint]:
                     yield worker, entry_point.submit, noop
             finally:
                 go_on.set()
-        worker.tear_down(pool._own)  # type: ignore[arg-type]  # there is an initializer
+        worker.states.tear_down(pool._own)  # type: ignore[arg-type]  # there is an initializer
 
 
 def run(worker: Worker) -> None:
     """What has been submitted."""
     worker.run()
-    worker.queue.idle.clear()
-    worker.announced = False
+    worker.registry.idle.workers.clear()
+    worker.listed_idle = False
 
 
 def calls(entry_point: EntryPoint, tasks: int) -> Counter[str]:
@@ -78,8 +78,8 @@ def calls(entry_point: EntryPoint, tasks: int) -> Counter[str]:
             future.result()
     finally:
         sys.setprofile(None)
-    worker.queue.idle.clear()
-    worker.announced = False
+    worker.registry.idle.workers.clear()
+    worker.listed_idle = False
     del counted["<genexpr>()"]
     return Counter({name: round(number / tasks) for name, number in counted.items() if number >= tasks})
 
@@ -104,9 +104,9 @@ def parts(entry_point: EntryPoint, tasks: int) -> list[float]:
 
 def made(entry_point: EntryPoint, tasks: int) -> float:
     """Nanoseconds to make a future and its call, with the collector off."""
-    queue = entry_point[0].queue
+    registry = entry_point[0].registry
     start = perf_counter()
-    futures = [new_task(queue, noop, (), {}, None) for _ in range(tasks)]
+    futures = [new_task(registry, noop, (), {}, None) for _ in range(tasks)]
     duration = perf_counter() - start
     futures.clear()
     return duration / tasks * 1e9

@@ -52,6 +52,7 @@ __all__ = [
     "CLOCKS",
     "HAS_GIL",
     "SET_LATER",
+    "SLEEPERS_LOCKS",
     "SLEEPS_IN",
     "AsTheyFinish",
     "Deadline",
@@ -291,6 +292,7 @@ def registries() -> list[Any]:
     return _interpreter._alive()
 
 
+SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._block"}  # each is for one thread to sleep on
 SLEEPS_IN = _parker.__file__  # the file in which every thread sleeps that waits for the library
 
 
@@ -307,6 +309,8 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Permits.try_acquire_in_turn": (_permits.Permits, "try_acquire_in_turn"),
     "Workers.grow": (_workers.Workers, "grow"),
     "Workers.leave": (_workers.Workers, "leave"),
+    "Workers.after_fork": (_workers.Workers, "after_fork"),
+    "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
     "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
     "Workers.start_new_thread": (_workers, "start_new_thread"),  # by which `grow` has a thread start the worker
