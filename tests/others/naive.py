@@ -1,4 +1,4 @@
-"""A pool with the classic mistakes: a stand-in for those that hang, as tests run no program that hangs others' software.
+"""A pool with the classic mistakes: a stand-in for those that hang, since no test runs a program that hangs others.
 
 One lock for all pools, held while `submit` blocks, and not re-entrant; a permit taken before anything is looked at; a
 worker that dies of its initializer, and of a task's SystemExit, without a word; a `cancel` that waits for a worker to

@@ -1,4 +1,4 @@
-"""Bugs that other pools have and this one has not, each shown on both, or on a stand-in where the other one hangs; the programs are in `upstream`."""
+"""Bugs that other pools have and this one has not, each shown on both, or on a stand-in where the other one hangs."""
 
 import os
 import subprocess
