@@ -79,8 +79,8 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             `max_workers` until its teardown has ended.
         copy_context: Run each task in a copy of the context variables of the thread or coroutine that submits it,
             taken by `submit`; what the task changes in it is gone when it ends. By default tasks share the context of
-            their worker, which the initializer may set. What a
-            worker does between tasks runs in its own context; a state made inside a task in that one's.
+            their worker, which starts empty, and which the initializer may set. What a worker does between tasks runs
+            in its own context; a state made inside a task in that one's.
 
     Raises:
         ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a

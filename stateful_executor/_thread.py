@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
 
 from ._current import sleep_until
 from ._parker import Parker
@@ -76,7 +77,9 @@ class PoolThread:
         except IndexError:
             return
         try:
-            self._run_worker()
+            # Empty, whoever starts this thread: what tools have made of `Thread.start` may carry the starter's over, and
+            # it would be that of all tasks to come.
+            Context().run(self._run_worker)
         finally:
             self._say_ended()
 
@@ -93,7 +96,5 @@ class PoolThread:
 def _new_thread(target: Callable[[], None]) -> threading.Thread:
     if sys.version_info >= (3, 14):
         # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
-        from contextvars import Context
-
         return threading.Thread(target=target, daemon=False, context=Context())
     return threading.Thread(target=target, daemon=False)

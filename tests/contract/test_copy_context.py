@@ -402,3 +402,52 @@ class TestShared:
 def _until(condition: Callable[[], object]) -> None:
     while not condition():
         time.sleep(0)
+
+
+class TestPatchedStart:
+    """Tools carry the context of whoever starts a thread over into it, by a `Thread.start` of their own."""
+
+    @pytest.fixture(autouse=True)
+    def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        start = threading.Thread.start
+
+        def carry_over(thread: threading.Thread) -> None:
+            context, run = contextvars.copy_context(), thread.run
+            monkeypatch.setattr(thread, "run", lambda: context.run(run))
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", carry_over)
+
+    @staticmethod
+    def request(name: str, pool: StatefulThreadPoolExecutor[Any]) -> list[Any]:
+        """What tasks see that are submitted in the thread of a request, through a pool that may have no worker yet."""
+        seen: list[Any] = []
+
+        def handle() -> None:
+            var.set(name)
+            seen.append(pool.submit(var.get).result())
+            seen.extend(pool.map(lambda _: var.get(), range(2)))
+
+        thread = threading.Thread(target=contextvars.Context().run, args=(handle,))
+        thread.start()
+        thread.join()
+        return seen
+
+    def test_no_context_for_life(self) -> None:
+        """A worker does not keep that of the first request."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            assert self.request("first", pool) == ["nothing"] * 3
+            assert self.request("second", pool) == ["nothing"] * 3
+
+    def test_each_its_own(self) -> None:
+        """With `copy_context=True` a task sees that of its own request."""
+        with StatefulThreadPoolExecutor(2, copy_context=True) as pool:
+            assert self.request("first", pool) == ["first"] * 3
+            assert self.request("second", pool) == ["second"] * 3
+
+    def test_initializer(self) -> None:
+        """The initializer sees none either."""
+        seen: list[Any] = []
+        with StatefulThreadPoolExecutor(1, initializer=lambda: seen.append(var.get())) as pool:
+            self.request("first", pool)
+        assert seen == ["nothing"]
