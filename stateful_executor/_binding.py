@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from ._naming import name_of
@@ -65,16 +68,34 @@ class Binding:
         self.initargs: tuple[Any, ...] = tuple(initargs)
         self.finalizer = finalizer
         self.policy: StatePolicy[Any] | None = policy
-        self.is_generator: bool = inspect.isgeneratorfunction(initializer)
-        if self.is_generator and finalizer is not None:
-            raise TypeError(
-                f"{name_of(initializer)} is a generator function, whose rest is the teardown; "
-                f"it takes no finalizer besides: put {name_of(finalizer)} after its yield"
-            )
         self.name: str = name_of(initializer)
+        function = _called(initializer)
+        if (
+            inspect.iscoroutinefunction(function)
+            or inspect.isasyncgenfunction(function)
+            or _code_of(function) is _ASYNC_CONTEXT_MANAGER
+        ):
+            raise self.cannot_await()
+        self.is_generator: bool = inspect.isgeneratorfunction(function)
+        if finalizer is not None and (self.is_generator or _code_of(function) is _CONTEXT_MANAGER):
+            raise self.needs_no_finalizer()
         self.lifetime: Lifetime | None = lifetime  # None: that of the workers
         self.holders: dict[Holder, None] = {}
         self.generation: object = object()
+
+    def needs_no_finalizer(self) -> TypeError:
+        """The error of a finalizer given with an initializer that yields."""
+        return TypeError(
+            f"{self.name} yields the state, and its rest is the teardown; it takes no finalizer besides: "
+            f"put {name_of(self.finalizer)} after its yield"
+        )
+
+    def cannot_await(self) -> TypeError:
+        """The error of an initializer that is to be awaited."""
+        return TypeError(
+            f"initializer {self.name} is asynchronous, and no worker has an event loop to await it in: "
+            "give a plain function, which may call asyncio.run()"
+        )
 
     def same_as(self, other: Binding) -> bool:
         """Whether both make the same kind of state. What can't be compared is another."""
@@ -87,6 +108,34 @@ class Binding:
             )
         except Exception:  # arrays, say, whose comparison is no truth value
             return False
+
+
+def _called(initializer: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs when `initializer` is called."""
+    while isinstance(initializer, partial):
+        initializer = initializer.func
+    if isinstance(initializer, (FunctionType, MethodType, type)):
+        return initializer
+    return type(initializer).__call__
+
+
+def _code_of(function: Callable[..., Any]) -> object:
+    return getattr(function, "__code__", None)
+
+
+@contextmanager
+def _example() -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def _async_example() -> AsyncIterator[None]:
+    yield
+
+
+# Of every function that the decorator has made; and what such a function returns.
+_CONTEXT_MANAGER, _ASYNC_CONTEXT_MANAGER = _code_of(_example), _code_of(_async_example)
+GeneratorContextManager, AsyncGeneratorContextManager = type(_example()), type(_async_example())
 
 
 def find_binding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -24,7 +24,7 @@ from ._registry import Registry
 from ._scope import Scope
 from ._snapshot import snapshot
 from ._stats import PoolStats
-from ._submitter import StateOptions, Submitter
+from ._submitter import StateOptions, Submitter, Yielding
 from ._view import StateView
 from ._worker import Worker
 
@@ -62,7 +62,8 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             are used first.
         thread_name_prefix: What the names of the threads begin with.
         initializer: Called by each worker when it starts, before its first task, outside of every lock. What it
-            returns is the worker's state. A generator function yields the state; the rest of it is the teardown. When
+            returns is the worker's state. A generator function, also one that `contextlib.contextmanager` decorates,
+            yields the state; the rest of it is the teardown. The same goes for a generator that is returned. When
             it raises before it has ever succeeded, the pool is broken: its tasks, and `submit` from then on, raise
             `BrokenThreadPool` with that error as the cause. When it raises later, one task fails, with
             `InitializerError`, and the next one tries again.
@@ -85,8 +86,8 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
     Raises:
         ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
             `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
-        TypeError: `initializer` or `finalizer` can't be called, both a generator and a finalizer are given, or `policy`
-            is no `StatePolicy`.
+        TypeError: `initializer` or `finalizer` can't be called, `initializer` is a coroutine function, or a generator
+            function with a `finalizer` besides, or `policy` is no `StatePolicy`.
 
     An error of a task outside of a scope that nobody takes from its future, by `result()` or `exception()`, is
     logged (logger `stateful_executor`) with the name of the task's function when the future is collected. Those of a
@@ -112,7 +113,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         self,
         max_workers: int | None = None,
         thread_name_prefix: str = "",
-        initializer: Callable[[], Generator[S, Any, Any]] = ...,
+        initializer: Callable[[], Yielding[S]] = ...,
         *,
         policy: StatePolicy[S] | None = None,
         **options: Unpack[PoolOptions],
@@ -134,7 +135,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         max_workers: int | None = None,
         thread_name_prefix: str = "",
         *,
-        initializer: Callable[[*Ts], Generator[S, Any, Any]],
+        initializer: Callable[[*Ts], Yielding[S]],
         initargs: tuple[*Ts],
         policy: StatePolicy[S] | None = None,
         **options: Unpack[PoolOptions],
@@ -156,7 +157,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         self,
         max_workers: int | None,
         thread_name_prefix: str,
-        initializer: Callable[[*Ts], Generator[S, Any, Any]],
+        initializer: Callable[[*Ts], Yielding[S]],
         initargs: tuple[*Ts],
         *,
         policy: StatePolicy[S] | None = None,

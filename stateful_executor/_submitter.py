@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVarTuple, overload
 
 from typing_extensions import TypeVar
 
@@ -12,11 +12,17 @@ from ._map import AsTheyFinish, InOrder, map_tasks
 from ._policy import StatePolicy
 from ._view import StateView
 
+if TYPE_CHECKING:
+    from contextlib import _GeneratorContextManager
+
 P = ParamSpec("P")
 S = TypeVar("S", default=Any, covariant=True)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+V = TypeVar("V")
 
+# What an initializer returns that yields the state.
+Yielding: TypeAlias = "Generator[V, Any, Any] | _GeneratorContextManager[V]"
 
 # initargs, finalizer and policy.
 StateOptions: TypeAlias = "tuple[tuple[Any, ...], Callable[[Any], object] | None, StatePolicy[Any] | None]"
@@ -74,7 +80,7 @@ class Submitter(Generic[S]):
     def with_state(self) -> StateView[S]: ...
     @overload
     def with_state(
-        self, initializer: Callable[[], Generator[T, Any, Any]], *, policy: StatePolicy[T] | None = None
+        self, initializer: Callable[[], Yielding[T]], *, policy: StatePolicy[T] | None = None
     ) -> StateView[T]: ...
     @overload
     def with_state(
@@ -87,7 +93,7 @@ class Submitter(Generic[S]):
     @overload
     def with_state(
         self,
-        initializer: Callable[[*Ts], Generator[T, Any, Any]],
+        initializer: Callable[[*Ts], Yielding[T]],
         initargs: tuple[*Ts],
         *,
         policy: StatePolicy[T] | None = None,

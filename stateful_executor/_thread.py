@@ -77,8 +77,8 @@ class PoolThread:
         except IndexError:
             return
         try:
-            # Empty, whoever starts this thread: what tools have made of `Thread.start` may carry the starter's over, and
-            # it would be that of all tasks to come.
+            # Empty, whoever starts this thread: tools patch `Thread.start` so that it carries the starter's over, which
+            # would be that of all tasks to come.
             Context().run(self._run_worker)
         finally:
             self._say_ended()

@@ -1154,16 +1154,6 @@ def test_lowers_the_recursion_limit(watch: Watch) -> None:
     trial.finish()
 
 
-def test_initializer_that_is_a_coroutine_function(watch: Watch) -> None:
-    """What it returned, a coroutine, is the state: for the finalizer to close."""
-
-    async def make() -> None: ...
-
-    with StatefulThreadPoolExecutor(1, initializer=make, finalizer=lambda state: state.close()) as pool:
-        assert pool.with_state().submit(inspect.iscoroutine).result(PATIENCE)
-    assert watch.texts == []
-
-
 @pytest.mark.parametrize("kind", [Fraction, Decimal, lambda number: 2 if number >= 1 else 0.001])
 def test_numbers(kind: Any, watch: Watch) -> None:
     """Seconds may be any number, and counts any index, where they are given and where they are used."""

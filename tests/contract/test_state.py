@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -460,7 +461,7 @@ class TestFailure:
         ({"initializer": 3}, TypeError, "initializer must be a callable, not 3"),
         ({"initializer": str, "finalizer": 3}, TypeError, "finalizer must be a callable, not 3"),
         ({"finalizer": print}, ValueError, "finalizer print has no state"),
-        ({"initializer": Ledger().generate, "finalizer": print}, TypeError, "generator function.*takes no finalizer"),
+        ({"initializer": Ledger().generate, "finalizer": print}, TypeError, "yields the state.*takes no finalizer"),
         ({"max_workers": 0}, ValueError, "max_workers must be greater than 0, not 0"),
         ({"max_workers": 1.5}, TypeError, "float"),
         ({"max_backlog": 0}, ValueError, "max_backlog must be at least 1 task.*not 0"),
@@ -477,3 +478,154 @@ def test_wrong_arguments(kwargs: dict[str, Any], error: type[Exception], text: s
     """The constructor says what is wrong, with the value and the remedy."""
     with pytest.raises(error, match=text):
         StatefulThreadPoolExecutor(**kwargs)
+
+
+def yields(torn_down: list[str]) -> Generator[str]:
+    """As an initializer: the rest is the teardown."""
+    try:
+        yield "state"
+    finally:
+        torn_down.append("state")
+
+
+class Yields:
+    """Its instances are called, and give a generator."""
+
+    def __call__(self, torn_down: list[str]) -> Generator[str]:
+        yield from yields(torn_down)
+
+    def method(self, torn_down: list[str]) -> Generator[str]:
+        yield from yields(torn_down)
+
+
+@contextmanager
+def manages(torn_down: list[str]) -> Generator[str]:
+    """The same, as a context manager."""
+    yield from yields(torn_down)
+
+
+KINDS: dict[str, Callable[[list[str]], Any]] = {
+    "generator function": yields,
+    "partial": partial(yields),
+    "method": Yields().method,
+    "callable object": Yields(),
+    "returned generator": lambda torn_down: yields(torn_down),
+    "context manager": manages,
+    "method of a context manager": contextmanager(Yields().method),
+    "returned context manager": lambda torn_down: manages(torn_down),
+    "partial of a context manager": partial(manages),
+}
+KNOWN = ["generator function", "partial", "method", "callable object", "context manager"]
+
+
+class TestWhatYields:
+    """Whatever gives a generator when it is called: it yields the state, and its rest is the teardown."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("own", [True, False])
+    def test_torn_down(self, kind: str, own: bool) -> None:
+        """The state is what it yields, and the rest of it runs at the end."""
+        torn_down: list[str] = []
+        initializer = KINDS[kind]
+        options: dict[str, Any] = {"initializer": initializer, "initargs": (torn_down,)} if own else {}
+        with StatefulThreadPoolExecutor(1, **options) as pool:
+            view = pool.with_state() if own else pool.with_state(initializer, (torn_down,))
+            assert view.submit(str.upper).result() == "STATE"
+            assert torn_down == []
+        assert torn_down == ["state"]
+        assert pool.stats().states_torn_down == 1
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_with_a_finalizer(self, kind: str) -> None:
+        """Two teardowns are an error: at once where it can be seen, else when the state is made, and nothing runs."""
+        torn_down: list[str] = []
+        with StatefulThreadPoolExecutor(1) as pool:
+            if kind in KNOWN or "partial" in kind or "method" in kind:
+                with pytest.raises(TypeError, match="takes no finalizer besides: put print after its yield"):
+                    pool.with_state(KINDS[kind], (torn_down,), finalizer=print)
+            else:
+                future = pool.with_state(KINDS[kind], (torn_down,), finalizer=print).submit(len)
+                error = future.exception()
+                assert isinstance(error, InitializerError)
+                assert "takes no finalizer besides" in str(error.__cause__)
+        assert torn_down == []
+
+    def test_no_yield_in_a_context_manager(self) -> None:
+        """The standard library's own error is the cause."""
+
+        @contextmanager
+        def nothing() -> Generator[int]:
+            if False:
+                yield 0
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            error = pool.with_state(nothing).submit(int).exception()
+        assert isinstance(error, InitializerError)
+        assert "didn't yield" in str(error.__cause__)
+
+    def test_failing_rest_of_a_context_manager(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It is logged, as the error of any teardown."""
+
+        @contextmanager
+        def fails() -> Generator[int]:
+            yield 0
+            raise LookupError
+
+        with StatefulThreadPoolExecutor(1, initializer=fails) as pool:
+            pool.submit(int).result()
+        assert "teardown of the state made by" in caplog.text
+        assert pool.stats().teardown_errors == 1
+
+    def test_an_object_with_enter_and_exit_is_a_state(self) -> None:
+        """Connections, files and sessions are context managers themselves, and nobody has asked to enter them."""
+        entered: list[object] = []
+
+        class Connection:
+            def __enter__(self) -> None:
+                entered.append(self)
+
+            def __exit__(self, *_: object) -> None: ...
+
+        with StatefulThreadPoolExecutor(1, initializer=Connection) as pool:
+            assert isinstance(pool.with_state().submit(lambda state: state).result(), Connection)
+        assert entered == []
+
+
+async def awaited() -> None: ...
+
+
+async def asynchronous() -> AsyncGenerator[int]:
+    yield 0
+
+
+class Awaited:
+    async def __call__(self) -> None: ...
+
+
+class TestCoroutines:
+    """No worker could await them."""
+
+    @pytest.mark.parametrize("own", [True, False])
+    @pytest.mark.parametrize(
+        "initializer",
+        [awaited, asynchronous, Awaited(), partial(awaited), asynccontextmanager(asynchronous)],
+        ids=["coroutine function", "async generator", "callable object", "partial", "async context manager"],
+    )
+    def test_functions(self, initializer: Any, own: bool) -> None:
+        """Refused where they are given."""
+        with pytest.raises(TypeError, match=r"is asynchronous, .* asyncio.run()"):
+            StatefulThreadPoolExecutor(1, initializer=initializer)
+        with StatefulThreadPoolExecutor(1) as pool, pytest.raises(TypeError, match="is asynchronous"):
+            pool.with_state(initializer)
+
+    @pytest.mark.parametrize(
+        "returned",
+        [awaited, asynchronous, asynccontextmanager(asynchronous)],
+        ids=["coroutine", "generator", "manager"],
+    )
+    def test_what_is_returned(self, returned: Callable[[], Any]) -> None:
+        """Refused when the state is made; nothing is left that was never awaited."""
+        with StatefulThreadPoolExecutor(1) as pool:
+            error = pool.with_state(lambda: returned()).submit(int).exception()
+        assert isinstance(error, InitializerError)
+        assert "is asynchronous" in str(error.__cause__)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import contextmanager
 from typing import Any, assert_type
 
 import stateful_executor
@@ -71,6 +72,9 @@ def no_state(maybe: Callable[[], None] | None) -> None:
 def state_without_initargs() -> None:
     assert_type(StatefulThreadPoolExecutor(4, initializer=connect), StatefulThreadPoolExecutor[Connection])
     assert_type(StatefulThreadPoolExecutor(4, initializer=connected), StatefulThreadPoolExecutor[Connection])
+    assert_type(
+        StatefulThreadPoolExecutor(4, initializer=contextmanager(connected)), StatefulThreadPoolExecutor[Connection]
+    )
     assert_type(StatefulThreadPoolExecutor(4, initializer=Connection), StatefulThreadPoolExecutor[Connection])
     assert_type(StatefulThreadPoolExecutor(4, initializer=dict[str, int]), StatefulThreadPoolExecutor[dict[str, int]])
     assert_type(StatefulThreadPoolExecutor(4, initializer=lambda: 1.5), StatefulThreadPoolExecutor[float])
@@ -195,6 +199,8 @@ def views(pool: StatefulThreadPoolExecutor[Connection]) -> None:
     assert_type(pool.with_state(), StateView[Connection])
     assert_type(pool.with_state(set[str]), StateView[set[str]])
     assert_type(pool.with_state(connected), StateView[Connection])
+    assert_type(pool.with_state(contextmanager(connected)), StateView[Connection])
+    assert_type(pool.with_state(contextmanager(connected_to), ("db", 1)), StateView[Connection])
     assert_type(pool.with_state(connect, finalizer=Connection.close), StateView[Connection])
     assert_type(pool.with_state(connected_to, ("db", 1)), StateView[Connection])
     assert_type(pool.with_state(connect_to, initargs=("db", 1)), StateView[Connection])
