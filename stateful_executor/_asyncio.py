@@ -1,10 +1,12 @@
-"""Waiting for a place in the backlog without blocking the event loop. Imported when first needed."""
+"""Waiting in an event loop: for a place in the backlog, and for the end of a scope. Imported when first needed."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ._parker import Deadline, Wakeable
@@ -12,21 +14,48 @@ from ._permits import Permits
 from ._task import Task
 
 
+def running_loop(what: str) -> asyncio.AbstractEventLoop:
+    """The event loop of the calling thread; `what` is what needs it."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{what} needs a running asyncio event loop, and there is none in this thread; under trio, and elsewhere, "
+            "have a thread do it: `with pool.scope()` or `pool.submit` in `trio.to_thread.run_sync`"
+        ) from None
+
+
+class _Shielded(asyncio.Future[None]):
+    """What its coroutine awaits cannot be cancelled: asyncio delivers a cancellation when this is done."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002  # the signature is that of asyncio
+        """False: nothing has been cancelled, and nobody is woken."""
+        return False
+
+
+def _shielded_scope() -> AbstractContextManager[object]:
+    """Keeps anyio, where it is in use, from cancelling this asyncio task again at each turn of the event loop."""
+    anyio = sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
+
+
 class LoopWaiter:
     """A coroutine that waits, where `Parker` is a thread that does. Woken from any thread, any number of times.
 
-    Its fields are written once. Who wakes it does so by a call in its event loop, which is what guards `_woken`.
+    Who wakes it does so by a call in its event loop, which is what guards `_woken` and `_shielded`. The rest is written
+    once.
     """
 
     def __init__(self, permits: Permits | None) -> None:
         self._permits = permits  # in whose line it stands
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
+        self._shielded: _Shielded | None = None
 
     def wake(self) -> bool:
         """Let the coroutine go on; False when it never will, and has left the line."""
         try:
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._go_on)
         except RuntimeError:  # the loop was closed under the coroutine: it will never take its turn
             if self._permits is not None:
                 self._permits.waiters.pop(self, None)
@@ -47,6 +76,20 @@ class LoopWaiter:
             return False
         self._woken.clear()
         return True
+
+    async def wait_shielded(self) -> None:
+        """Wait without end. Cancelled meanwhile, raise `CancelledError` when it is over."""
+        self._shielded = _Shielded(loop=self._loop)
+        if self._woken.is_set():
+            self._go_on()
+        with _shielded_scope():
+            await self._shielded
+        self._woken.clear()
+
+    def _go_on(self) -> None:
+        self._woken.set()
+        if self._shielded is not None and not self._shielded.done():
+            self._shielded.set_result(None)
 
 
 def is_cancelled(error: BaseException | None = None) -> bool:

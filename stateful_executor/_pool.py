@@ -234,7 +234,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
 
         `await pool.asubmit(fn)` returns when the task is accepted, with an `asyncio.Future` of it to await in turn.
         Cancelled while it waits for a place, the task is not accepted. In a worker of this pool the task is queued
-        over the bound. Raises as `submit` does.
+        over the bound. Raises as `submit` does, and `RuntimeError` without a running asyncio event loop.
         """
         return wrap_future(await self._registry.aput(fn, args, kwargs))
 

@@ -177,14 +177,15 @@ class Registry:
         scope: Group | None = None,
     ) -> Future[T]:
         """As `put`, but wait for a permit without blocking the event loop; in a worker of the pool exceed the bound."""
+        from ._asyncio import acquire, running_loop
+
+        running_loop(f"asubmit of {self.name}")
         task = new_task(self, fn, args, kwargs, binding)
         try:
             permits = self.permits
             if permits is not None:
                 stand_in_line = permits.waiters and not permits.enough_for_line()
                 if (stand_in_line or not permits.try_acquire(task)) and current_helper(self) is None:
-                    from ._asyncio import acquire
-
                     line = None if scope is None else scope._permit_waiters
                     await acquire(permits, task, partial(self._check_open, scope), line)
             return self.put(fn, args, kwargs, binding, scope, task)

@@ -76,7 +76,8 @@ class Scope(Group, Submitter[S]):
     `pool.with_state(initializer)` for states that outlive the scope: they couple nothing.
 
     `async with pool.scope()` joins in the same way without blocking the event loop; when the asyncio task is
-    cancelled, it cancels what has not begun and joins all the same. In a worker of the pool it is a `RuntimeError`.
+    cancelled, it cancels what has not begun and joins all the same, and the cancellation goes on from there. In a
+    worker of the pool, or without a running asyncio event loop, as under trio, it is a `RuntimeError`.
 
     In a worker, waiting for the end runs the scope's tasks that have not begun, there and then. In a forked child,
     whose parent has the tasks, the end waits for nothing and raises `BrokenThreadPool`, unless the body raised.
@@ -184,6 +185,9 @@ class Scope(Group, Submitter[S]):
             exc = interrupt = None  # no cycle from an error by its traceback to this frame
 
     async def __aenter__(self) -> Self:
+        from ._asyncio import running_loop
+
+        running_loop(f"`async with` of {self!r}")
         if current_helper(self._registry) is not None:
             raise RuntimeError(
                 f"{self!r} would keep the event loop waiting for {threading.current_thread().name}, which runs it: "
@@ -203,7 +207,7 @@ class Scope(Group, Submitter[S]):
         while True:
             try:
                 for waiter in self._joined(LoopWaiter(None), exc is not None or interrupt is not None):
-                    await waiter.wait()
+                    await (waiter.wait() if interrupt is None else waiter.wait_shielded())
                 break
             except BaseException as again:  # the asyncio task is cancelled: cancel the rest, and join all the same
                 interrupt = again
