@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,3 +88,38 @@ def test_imports_run_one_way() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names_in_the_map() -> None:
+    """What ARCHITECTURE.md names is there: modules, classes, methods, and the files of the tests."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    defined = {name for module in MODULES for name, _ in definitions(module)}
+    classes = {name for name in defined if name[0].isupper() and "." not in name}
+    names = re.findall(r"`([\w./]+)`", text)
+    assert len(names) > 40
+    for name in names:
+        first, _, rest = name.partition(".")
+        if name.startswith("tests/"):
+            assert (ROOT / name).exists(), name
+        elif first in classes and rest:
+            assert any(f"{cls}.{rest}" in defined for cls in (first, *bases_of(first))), name
+        elif name.startswith("_"):
+            assert (Path(stateful_executor.__file__).parent / f"{first}.py").exists(), name
+            assert not rest or rest in defined, name
+
+
+def bases_of(name: str) -> set[str]:
+    """The classes of the package that a class stems from."""
+    bases = {
+        cls: [base.id for base in node.bases if isinstance(base, ast.Name)]
+        for module in MODULES
+        for cls, node in definitions(module)
+        if isinstance(node, ast.ClassDef)
+    }
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        new = bases.get(todo.pop(), [])
+        todo += [base for base in new if base not in found]
+        found.update(new)
+    return found
