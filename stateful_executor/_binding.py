@@ -65,7 +65,10 @@ class Binding:
         if policy is not None and not isinstance(policy, StatePolicy):
             raise TypeError(f"policy must be a StatePolicy, not {policy!r}")
         self.initializer = initializer
-        self.initargs: tuple[Any, ...] = tuple(initargs)
+        try:
+            self.initargs: tuple[Any, ...] = tuple(initargs)
+        except TypeError:
+            raise TypeError(f"initargs must be a tuple of arguments for initializer, not {initargs!r}") from None
         self.finalizer = finalizer
         self.policy: StatePolicy[Any] | None = policy
         self.name: str = name_of(initializer)

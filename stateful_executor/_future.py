@@ -8,10 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._current import current, sleep_until
+from ._naming import cannot_copy
 from ._parker import Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
 from ._stdlib_waiters import StdlibWaiterAdapter
@@ -204,6 +205,10 @@ class Future(Task[T]):
             if self._phase == RUNNING:  # Ctrl-C before it was finished: it still is the caller's to do
                 self._taken_over = [None]
             raise
+
+    def __reduce__(self) -> NoReturn:
+        """TypeError: neither `pickle` nor `copy` can have it."""
+        raise cannot_copy(self, "take its result() here, and send that")
 
     def __repr__(self) -> str:
         outcome = ""

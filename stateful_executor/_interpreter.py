@@ -1,12 +1,13 @@
 """Interpreter exit and fork: every pool hears of both.
 
-What the main thread waits for at exit is `Closeable.join`, woken by each worker as it ends. Ctrl-C there cancels what
-has not begun, and the join goes on.
+What the main thread waits for at exit is `Closeable.join`, woken by each worker as it ends. Ctrl-C there, or whatever
+else a signal's handler raises, cancels what has not begun, and the join goes on.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import threading
 import weakref
@@ -93,7 +94,8 @@ def _alive() -> list[Closeable]:
 def _finish_all() -> None:
     """Before the interpreter joins threads: close every pool, let workers finish what is queued, tear down.
 
-    Ctrl-C while it joins cancels what has not begun, and joins on: no state is left without its teardown.
+    What is raised while it joins, by Ctrl-C, `sys.exit` in a handler of SIGTERM, or a time limit, cancels what has not
+    begun, and is raised when all have been joined: no state is left without its teardown. Of several the last one is.
     """
     global _exiting
     _exiting = True
@@ -106,12 +108,21 @@ def _finish_all() -> None:
                     if pools is None:
                         pools = _alive()
                     _finish(pools, interrupt is not None)
-                except KeyboardInterrupt as exc:  # also a second one: all of this may be done again
+                except BaseException as exc:  # also a second one: all of this may be done again
                     interrupt = exc
-        except KeyboardInterrupt as exc:
+        except BaseException as exc:
             interrupt = exc
     if interrupt is not None:
         raise interrupt
+
+
+def _finish_late() -> None:
+    """At exit, after threads were joined: `threading` calls no more hooks, and joins nobody, when one has raised.
+
+    That of CPython 3.12.1 for process pools does so at times.
+    """
+    if not _exiting:
+        _finish_all()
 
 
 def _finish(pools: list[Closeable], cancel: bool) -> None:
@@ -146,5 +157,8 @@ _inherited: list[object] = []
 # Private, but the only hook that runs before the interpreter joins threads that are not daemons; and daemons would be
 # stopped in the middle of a task, without a teardown.
 threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+atexit.register(
+    _finish_all
+)  # again, as another's hook that raises keeps `threading` from calling the rest: 3.12.1's own
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias, TypeVar, cast
 from ._current import sleep
 from ._future import Future, current_helper
 from ._naming import name_of
+from ._numbers import whole_number
 from ._parker import Deadline, Parker
 
 T = TypeVar("T")
@@ -153,12 +154,14 @@ def map_tasks(
     parts: InOrder | AsTheyFinish,
 ) -> Iterator[T]:
     """Submit as many tasks as `buffersize` allows, all without one; return the iterator of results."""
+    chunksize = whole_number("chunksize", chunksize, "a whole number of calls")
     if chunksize < 1:
         raise ValueError(f"chunksize must be at least 1, not {chunksize}")
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
-    if buffersize is not None and buffersize < 1:
-        raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError(f"buffersize must be an integer or None, not {buffersize!r}")
+        if buffersize < 1:
+            raise ValueError(f"buffersize must be None or > 0, not {buffersize}")
     deadline = Deadline(timeout)
     source = _submitted(submit, fn, iterables, chunksize)
     try:

@@ -57,3 +57,10 @@ def _unwrapped(fn: object) -> object:
         in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)
         fn = fn.args[0] if in_context else fn.func
     return fn
+
+
+def cannot_copy(thing: object, remedy: str) -> TypeError:
+    """The error of `pickle` and `copy`."""
+    return TypeError(
+        f"{thing!r} can't be pickled or copied, as its workers and their states live in this process: {remedy}"
+    )

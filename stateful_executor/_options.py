@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from typing import TypedDict
+
+from ._numbers import timeout_in_seconds, whole_number
 
 
 class PoolOptions(TypedDict, total=False):
@@ -21,7 +22,7 @@ def checked_workers(max_workers: int | None) -> int:
     if max_workers is None:
         cpus = getattr(os, "process_cpu_count", os.cpu_count)()
         return min(32, (cpus or 1) + 4)
-    max_workers = operator.index(max_workers)
+    max_workers = whole_number("max_workers", max_workers, "a whole number of threads, or None for the default")
     if max_workers < 1:
         raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
     return max_workers
@@ -29,16 +30,19 @@ def checked_workers(max_workers: int | None) -> int:
 
 def checked_backlog(max_backlog: int | None, submit_timeout: float | None) -> int | None:
     """The bound of the backlog."""
-    if max_backlog is not None and (max_backlog := operator.index(max_backlog)) < 1:
+    if max_backlog is None:
+        if submit_timeout is not None:
+            raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
+        return None
+    max_backlog = whole_number("max_backlog", max_backlog, "a whole number of tasks, or None for no bound")
+    if max_backlog < 1:
         raise ValueError(f"max_backlog must be at least 1 task, or None for no bound, not {max_backlog}")
-    if submit_timeout is not None and max_backlog is None:
-        raise ValueError("submit_timeout is for a bounded backlog: give max_backlog too")
     return max_backlog
 
 
-def check_timeouts(submit_timeout: float | None, idle_timeout: float | None) -> None:
-    """Raise ValueError unless both are seconds that may be waited for."""
-    if submit_timeout is not None and not submit_timeout >= 0:
-        raise ValueError(f"submit_timeout must be at least 0 seconds, or None to wait for ever, not {submit_timeout}")
-    if idle_timeout is not None and not idle_timeout >= 0:
-        raise ValueError(f"idle_timeout must be at least 0 seconds, or None to stay for ever, not {idle_timeout}")
+def checked_timeouts(submit_timeout: float | None, idle_timeout: float | None) -> tuple[float | None, float | None]:
+    """Both as clocks and locks take them."""
+    return (
+        timeout_in_seconds("submit_timeout", submit_timeout, "wait for ever"),
+        timeout_in_seconds("idle_timeout", idle_timeout, "stay for ever"),
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from _thread import allocate_lock
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
+
+from ._numbers import in_seconds
 
 
 class Wakeable(Protocol):
@@ -64,13 +66,10 @@ class Deadline:
     __slots__ = ("_end",)
 
     def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else monotonic() + timeout
+        self._end = None
+        if timeout is not None:
+            self._end = monotonic() + in_seconds("timeout", timeout, "a number of seconds, or None to wait for ever")
 
     def left(self) -> float | None:
         """The seconds that remain, below zero when it has passed; None when it never does."""
         return None if self._end is None else self._end - monotonic()
-
-
-def in_seconds(number: Any) -> Any:
-    """`number` as clocks and locks take it: they know no `Fraction`, no `Decimal`, and no float of numpy's."""
-    return number if number is None or isinstance(number, (int, float)) else float(number)

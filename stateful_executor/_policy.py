@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from ._parker import in_seconds
+from ._numbers import in_seconds, whole_number
 
 S = TypeVar("S", default=Any, contravariant=True)
 
@@ -70,12 +69,15 @@ class StatePolicy(Generic[S]):
         if isinstance(self.discard_on, type) and not issubclass(self.discard_on, BaseException):
             raise TypeError(f"discard_on must be a type of exceptions, which {self.discard_on!r} is not")
         if self.max_tasks is not None:
-            object.__setattr__(self, "max_tasks", operator.index(self.max_tasks))
+            meaning = "a whole number of tasks, or None for no limit"
+            object.__setattr__(self, "max_tasks", whole_number("max_tasks", self.max_tasks, meaning))
             if self.max_tasks < 1:
                 raise ValueError(f"max_tasks must be at least 1 task, or None for no limit, not {self.max_tasks}")
-        if self.max_age is not None and not 0 < self.max_age < math.inf:
-            raise ValueError(f"max_age must be a number of seconds above 0, or None for no limit, not {self.max_age}")
-        object.__setattr__(self, "max_age", in_seconds(self.max_age))
+        if self.max_age is not None:
+            meaning = "a number of seconds above 0, or None for no limit"
+            object.__setattr__(self, "max_age", in_seconds("max_age", self.max_age, meaning))
+            if not 0 < self.max_age < math.inf:
+                raise ValueError(f"max_age must be {meaning}, not {self.max_age}")
 
     def discards(self, error: BaseException) -> bool:
         """Whether a task that failed with `error` has its state replaced. Raises what the predicate raises."""

@@ -17,8 +17,7 @@ from ._binding import Binding, find_binding
 from ._broadcast import broadcast
 from ._future import Future, current_helper, new_task, wrap_future
 from ._naming import name_of
-from ._options import PoolOptions, check_timeouts, checked_backlog, checked_workers
-from ._parker import in_seconds
+from ._options import PoolOptions, checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
 from ._registry import Registry
 from ._scope import Scope
@@ -86,8 +85,9 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
     Raises:
         ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
             `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
-        TypeError: `initializer` or `finalizer` can't be called, `initializer` is a coroutine function, or a generator
-            function with a `finalizer` besides, or `policy` is no `StatePolicy`.
+        TypeError: One of these is no number, `initializer` or `finalizer` can't be called, `initargs` is no tuple,
+            `initializer` is a coroutine function, or a generator function with a `finalizer` besides, or `policy` is no
+            `StatePolicy`.
 
     An error of a task outside of a scope that nobody takes from its future, by `result()` or `exception()`, is
     logged (logger `stateful_executor`) with the name of the task's function when the future is collected. Those of a
@@ -192,7 +192,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         # The base class's __init__ is not called: nothing of its machinery is wanted.
         max_workers = checked_workers(max_workers)
         max_backlog = checked_backlog(max_backlog, submit_timeout)
-        check_timeouts(submit_timeout, idle_timeout)
+        submit_timeout, idle_timeout = checked_timeouts(submit_timeout, idle_timeout)
         self._bindings: dict[object, Binding] = {}
         self._own: Binding | None = None
         if initializer is not None:
@@ -203,9 +203,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        registry = Registry(
-            name, max_workers, max_backlog, in_seconds(submit_timeout), in_seconds(idle_timeout), copy_context
-        )
+        registry = Registry(name, max_workers, max_backlog, submit_timeout, idle_timeout, copy_context)
         self._registry: Registry = _opened(registry, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.

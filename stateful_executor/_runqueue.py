@@ -29,9 +29,10 @@ class RunQueue:
         on it. Guarded by the list's own lock.
     `compacted`
         once set it stays set: from then on the backlog has to be counted task by task.
-    `high_water`, `high_water_stale`
-        the most tasks there ever were, and whether more have come since that was looked at. Figures only: of two who
-        write at once either may win.
+    `high_water`
+        the most tasks there ever were. Written by whoever holds the item of `_high_water_turn`, and never to less.
+    `high_water_stale`
+        more have come since that was looked at. Of two who write at once either may win.
 
     Nobody sleeps here, but `next_segment` gives way for the few instructions in which another thread compacts. So a
     finalizer may submit, cancel and drop pools wherever a collection can start, but must not wait there for a task.
@@ -46,6 +47,7 @@ class RunQueue:
         self.compacted: bool = False
         self.high_water: int = 0
         self.high_water_stale: bool = False
+        self._high_water_turn: list[None] = [None]
         self._on_compacted = on_compacted
         self._in_use = in_use  # an exact count of the backlog, where there is one
 
@@ -145,10 +147,23 @@ class RunQueue:
             return
         self.high_water_stale = False
         ahead = self.entries() - len(self.tombstones) if self._in_use is None else self._in_use()
-        self.high_water = max(self.high_water, ahead)
+        if ahead > self.high_water:
+            self.raise_high_water(ahead)
+
+    def raise_high_water(self, tasks: int) -> None:
+        """There have been so many tasks at once."""
+        while tasks > self.high_water:
+            try:
+                del self._high_water_turn[0]
+            except IndexError:
+                time.sleep(0)  # another thread is at the next lines
+                continue
+            self.high_water = max(self.high_water, tasks)
+            self._high_water_turn.append(None)  # one step with `del`: neither Ctrl-C nor a collection comes between
 
     def after_fork(self) -> object:
         """In the child: forget all tasks; returns what is to be kept for ever, since it is the parent's."""
+        self._high_water_turn = [None]
         kept = (self.tail, self.head)
         self.tail = self.head = deque()
         return kept

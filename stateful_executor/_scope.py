@@ -24,7 +24,8 @@ from ._future import Future, Helper, current_helper, wrap_future
 from ._group import Group
 from ._interpreter import start_thread
 from ._interrupts import in_new_thread
-from ._parker import Parker, Wakeable, in_seconds
+from ._numbers import timeout_in_seconds
+from ._parker import Parker, Wakeable
 from ._policy import StatePolicy
 from ._registry import Registry
 from ._stack import headroom
@@ -90,12 +91,10 @@ class Scope(Group, Submitter[S]):
     """
 
     def __init__(self, pool: Pool, fail_fast: bool, timeout: float | None) -> None:
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be at least 0 seconds, or None to wait for ever, not {timeout}")
+        self._timeout: float | None = timeout_in_seconds("timeout", timeout, "wait for ever")
         super().__init__(fail_fast)
         self._pool = pool
         self._registry: Registry = pool._registry
-        self._timeout: float | None = in_seconds(timeout)
         self._bindings: dict[object, Binding] = {}
         self._lifetime: Lifetime = Lifetime()
         self._entered: bool = False

@@ -36,7 +36,7 @@ def snapshot(registry: Registry) -> PoolStats:
     now = time.monotonic()
     backlog = registry.backlog()
     run_queue = registry.run_queue
-    run_queue.high_water = max(run_queue.high_water, backlog)
+    run_queue.raise_high_water(backlog)
     submitted, seconds_blocked = pool.never_less(
         lock,
         backlog + running + completed + failed + cancelled,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVarTuple, overload
 
 from typing_extensions import TypeVar
 
 from ._future import Future
 from ._map import AsTheyFinish, InOrder, map_tasks
+from ._naming import cannot_copy
 from ._policy import StatePolicy
 from ._view import StateView
 
@@ -38,6 +39,10 @@ class Submitter(Generic[S]):
     def _view(self, initializer: Callable[..., Any] | None, options: StateOptions) -> StateView[Any]:
         """The view that `with_state` returns."""
         raise NotImplementedError
+
+    def __reduce__(self) -> NoReturn:
+        """TypeError: neither `pickle` nor `copy` can have it."""
+        raise cannot_copy(self, "make a pool where it is needed")
 
     def map(
         self,

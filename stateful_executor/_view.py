@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._broadcast import broadcast
@@ -12,7 +12,7 @@ from ._current import current
 from ._future import Future, new_task, wrap_future
 from ._group import Group
 from ._map import AsTheyFinish, InOrder, map_tasks
-from ._naming import name_of
+from ._naming import cannot_copy, name_of
 from ._registry import Registry
 from ._slot import Slot
 from ._states import Owner, Replace, owners
@@ -65,6 +65,10 @@ class StateView(Generic[S]):
     ) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
         return wrap_future(await self._registry.aput(fn, args, kwargs, self._binding, self._scope))
+
+    def __reduce__(self) -> NoReturn:
+        """TypeError: neither `pickle` nor `copy` can have it."""
+        raise cannot_copy(self, "make a pool where it is needed")
 
     def map(
         self,

@@ -227,13 +227,13 @@ class TestArguments:
             ({"discard_on": OSError()}, TypeError, "discard_on must be an exception type, a tuple"),
             ({"max_tasks": 0}, ValueError, "max_tasks must be at least 1 task, or None for no limit, not 0"),
             ({"max_tasks": -1}, ValueError, "max_tasks"),
-            ({"max_tasks": 1.5}, TypeError, "float"),
-            ({"max_tasks": "3"}, TypeError, "str"),
+            ({"max_tasks": 1.5}, TypeError, "not 1.5"),
+            ({"max_tasks": "3"}, TypeError, "not '3'"),
             ({"max_age": 0}, ValueError, "max_age must be a number of seconds above 0, or None for no limit, not 0"),
             ({"max_age": -1}, ValueError, "max_age"),
             ({"max_age": math.nan}, ValueError, "max_age"),
             ({"max_age": math.inf}, ValueError, "max_age"),
-            ({"max_age": "3"}, TypeError, "str"),
+            ({"max_age": "3"}, TypeError, "not '3'"),
         ],
     )
     def test_wrong(self, kwargs: dict[str, Any], error: type[Exception], text: str) -> None:

@@ -463,7 +463,7 @@ class TestFailure:
         ({"finalizer": print}, ValueError, "finalizer print has no state"),
         ({"initializer": Ledger().generate, "finalizer": print}, TypeError, "yields the state.*takes no finalizer"),
         ({"max_workers": 0}, ValueError, "max_workers must be greater than 0, not 0"),
-        ({"max_workers": 1.5}, TypeError, "float"),
+        ({"max_workers": 1.5}, TypeError, "not 1.5"),
         ({"max_backlog": 0}, ValueError, "max_backlog must be at least 1 task.*not 0"),
         ({"max_backlog": 1, "submit_timeout": -1}, ValueError, "submit_timeout must be at least 0 seconds"),
         ({"submit_timeout": 1}, ValueError, "give max_backlog too"),

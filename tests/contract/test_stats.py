@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 import pytest
-from inside import inside
+from inside import inside, place
 
 from stateful_executor import BacklogFull, InitializerError, PoolStats, StatefulThreadPoolExecutor, StatePolicy
 from stateful_executor.errors import BrokenThreadPool
@@ -887,3 +887,27 @@ def test_backlog_is_never_above_its_bound() -> None:
         stats = pool.stats()
         go_on.set()
     assert (stats.backlog, stats.peak_backlog) == (2, 2)
+
+
+def test_peak_of_two_at_once(nervous: None) -> None:
+    """Each of several threads that look at once sees the peak at least as high as it has been: it never goes down."""
+    with StatefulThreadPoolExecutor(1) as pool:
+        run_queue, _ = place(pool, "high_water")
+        for _ in range(200):
+            start = threading.Barrier(4)
+            run_queue.high_water = 0
+
+            seen: list[bool] = []
+
+            def look(tasks: int, start: threading.Barrier = start, seen: list[bool] = seen) -> None:
+                start.wait()
+                run_queue.raise_high_water(tasks)
+                seen.append(run_queue.high_water >= tasks)
+
+            threads = [threading.Thread(target=look, args=(tasks,)) for tasks in (1, 2, 9, 5)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert run_queue.high_water == 9
+            assert all(seen)

@@ -55,10 +55,13 @@ def place(frame: FrameType) -> str:
 class Interrupt:
     """Within the `with` block, have SIGINT pending from event number `at` on, once, or from `again` events later anew.
 
-    Afterwards `where` is a list of the places where that raised KeyboardInterrupt, innermost frames first.
+    Afterwards `where` is a list of the places where its handler raised `error`, innermost frames first.
     """
 
-    def __init__(self, at: int, again: int = 0, *, prod: bool = True) -> None:
+    def __init__(
+        self, at: int, again: int = 0, *, prod: bool = True, error: type[BaseException] = KeyboardInterrupt
+    ) -> None:
+        self.error = error
         self.due = [at, again] if again else [at]
         self.prod = prod and hasattr(signal, "pthread_kill")
         self.prodded = False  # the sleep had to be interrupted
@@ -138,7 +141,7 @@ class Interrupt:
                     frame.f_trace = self._trace
                 frame = frame.f_back
             sys.settrace(self._trace)
-        raise KeyboardInterrupt
+        raise self.error
 
     def _prod(self, thread: int) -> None:
         while True:

@@ -205,10 +205,14 @@ def test_exit_beside_the_standard_librarys_pool() -> None:
 # Ctrl-C
 
 
-def interrupted(body: str, *, joined_by_exit: bool = False) -> list[str]:
-    """Run `body`, which Ctrl-C ends, in an interpreter of its own; its lines. There is exactly one traceback."""
-    code, lines, errors = run(body, PRELUDE + INTERRUPTS)
-    assert "KeyboardInterrupt" in errors
+def interrupted(body: str, *, joined_by_exit: bool = False, error: str = "KeyboardInterrupt") -> list[str]:
+    """Run `body`, which Ctrl-C ends, in an interpreter of its own; its lines. There is exactly one traceback.
+
+    Parameters:
+        error: What the handler of the signal raises.
+    """
+    code, lines, errors = run(body, PRELUDE + INTERRUPTS.replace("raise KeyboardInterrupt", f"raise {error}"))
+    assert error.partition("(")[0] in errors
     chained = errors.count("During handling of the above exception")
     assert errors.count("Traceback") - chained == 1, errors
     assert errors.count("ignored") == joined_by_exit, errors
@@ -347,11 +351,16 @@ def test_interrupt_in_the_exit_of_a_pool(times: int) -> None:
     assert lines == ([cancelled, torn, "left"] if times == 1 else ["left", cancelled, torn])
 
 
+# What a handler may raise, in place of KeyboardInterrupt: to stop a service, as a time limit, and what it likes.
+RAISED = ["KeyboardInterrupt", "SystemExit(3)", "TimeoutError('too long')", "BaseException('stop')"]
+
+
 @needs_signals
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("pools", [1, 3])
-def test_interrupt_while_the_interpreter_joins(times: int, pools: int) -> None:
-    """However often: the queues of all pools are cancelled, what runs is joined, states are torn down."""
+@pytest.mark.parametrize("error", RAISED)
+def test_interrupt_while_the_interpreter_joins(error: str, times: int, pools: int) -> None:
+    """However often: all queues are cancelled, what runs is joined, states are torn down; then it is raised."""
     lines = interrupted(
         f"""
         others = [StatefulThreadPoolExecutor(1) for _ in range({pools} - 1)]
@@ -363,6 +372,7 @@ def test_interrupt_while_the_interpreter_joins(times: int, pools: int) -> None:
         ready.set()
     """,
         joined_by_exit=True,
+        error=error,
     )
     assert lines == ["queued tasks were cancelled:" + " True" * 2 * pools, "torn down in its thread"]
 
@@ -398,9 +408,15 @@ def test_interrupt_while_exit_cancels() -> None:
 
 
 @needs_signals
-def test_interrupt_at_every_point_of_the_exit() -> None:
-    """Wherever Ctrl-C lands while the interpreter closes and joins pools: all tasks end, all states are torn down."""
-    lines = run_well("""
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit", "TimeoutError", "BaseException"])
+def test_interrupt_at_every_point_of_the_exit(error: str) -> None:
+    """Wherever Ctrl-C lands while the interpreter closes and joins pools: all tasks end, all states are torn down.
+
+    And what was raised there is raised in the end.
+    """
+    lines = run_well(f"""
+        error = {error}
+
         from interrupts import Interrupt
         from inside import finish_all, forget_exit
 
@@ -412,15 +428,21 @@ def test_interrupt_at_every_point_of_the_exit() -> None:
             for pool in pools:
                 futures += [pool.submit(int) for _ in range(3)]
                 threads += pool._threads
-            point = Interrupt(number)
-            with suppress(KeyboardInterrupt), point:
-                finish_all()
+            point = Interrupt(number, error=error)
+            raised = False
+            try:
+                with point:
+                    finish_all()
+            except error:
+                raised = True
             over = sum(not thread.is_alive() for thread in threads)
             forget_exit()
+            if raised != bool(point.where):
+                say(point.where, "raised", raised)
             if "_finish_all RESUME" in "".join(point.where):
                 pass  # its entry, which is the interpreter's own affair
             elif over != 2 or len(torn_down) != 2 or not all(future.done() for future in futures):
-                say(point.where, "ended", over, "torn down", len(torn_down))
+                say(point.where, raised, "ended", over, "torn down", len(torn_down))
                 finish_all()
                 forget_exit()
             return point
