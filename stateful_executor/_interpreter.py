@@ -157,8 +157,6 @@ _inherited: list[object] = []
 # Private, but the only hook that runs before the interpreter joins threads that are not daemons; and daemons would be
 # stopped in the middle of a task, without a teardown.
 threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
-atexit.register(
-    _finish_all
-)  # again, as another's hook that raises keeps `threading` from calling the rest: 3.12.1's own
+atexit.register(_finish_late)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
