@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 from ._future import Future
+from ._stats import ONE
 
 MIN_TOMBSTONES = 64
 
@@ -158,8 +159,9 @@ class RunQueue:
             except IndexError:
                 time.sleep(0)  # another thread is at the next lines
                 continue
-            self.high_water = max(self.high_water, tasks)
-            self._high_water_turn.append(None)  # one step with `del`: neither Ctrl-C nor a collection comes between
+            if tasks > self.high_water:  # noqa: PLR1730  # one step with `del`: no call, which could be interrupted
+                self.high_water = tasks
+            self._high_water_turn += ONE
 
     def after_fork(self) -> object:
         """In the child: forget all tasks; returns what is to be kept for ever, since it is the parent's."""

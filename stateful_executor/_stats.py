@@ -57,7 +57,7 @@ class PoolStats:
 
 
 class Counts:
-    """What one worker has counted. Written by its thread only; the sum of ended workers under the queue's lock."""
+    """What one worker has counted. Written by its thread only; the sum of ended workers with `Workers.lock` held."""
 
     # In the order in which `add` looks: a state is counted as made, then torn down, then discarded.
     __slots__ = ("completed", "discarded", "failed", "teardown_errors", "torn_down", "made", "seconds_making")  # noqa: RUF023
