@@ -55,6 +55,11 @@ def opened(name: str, tasks: int) -> Iterator[EntryPoint]:
 def run(worker: Worker) -> None:
     """What has been submitted."""
     worker.run()
+    forget_idle(worker)
+
+
+def forget_idle(worker: Worker) -> None:
+    """It has listed itself as idle, and is to run more."""
     worker.registry.idle.workers.clear()
     worker.listed_idle = False
 
@@ -78,8 +83,7 @@ def calls(entry_point: EntryPoint, tasks: int) -> Counter[str]:
             future.result()
     finally:
         sys.setprofile(None)
-    worker.registry.idle.workers.clear()
-    worker.listed_idle = False
+    forget_idle(worker)
     del counted["<genexpr>()"]
     return Counter({name: round(number / tasks) for name, number in counted.items() if number >= tasks})
 

@@ -14,10 +14,10 @@ from ._permits import Permits
 from ._task import Task
 
 
-def running_loop(what: str) -> asyncio.AbstractEventLoop:
-    """The event loop of the calling thread; `what` is what needs it."""
+def check_loop(what: str) -> None:
+    """Raise when no event loop runs in the calling thread; `what` is what needs it."""
     try:
-        return asyncio.get_running_loop()
+        asyncio.get_running_loop()
     except RuntimeError:
         raise RuntimeError(
             f"{what} needs a running asyncio event loop, and there is none in this thread; under trio, and elsewhere, "

@@ -56,7 +56,8 @@ def _too_late() -> RuntimeError:
 
 def register(pool: Closeable) -> None:
     """Have `pool` closed when the interpreter exits, and refuse in forked children."""
-    _pools[weakref.ref(pool, _forget)] = None  # as the callback is C code, no Ctrl-C is raised, and lost, in it
+    # As the callback is C code, no Ctrl-C is raised, and lost, in it.
+    _pools[weakref.ref(pool, _forget)] = None
     if _exiting:
         pool.close(_too_late)
 

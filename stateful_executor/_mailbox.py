@@ -69,9 +69,8 @@ class Mailbox(Parked, PoolWorker, Owner):
         if not self.listed_idle:
             registry.idle.workers[self] = None
         self.listed_idle = False
-        closed = (
-            registry.close_reason is not None
-        )  # before the look at the tasks: a later submit sees it, and withdraws
+        # Before the look at the tasks: a later submit sees it, and withdraws.
+        closed = registry.close_reason is not None
         self.inbox.extend(())  # locks it, see above
         self.broadcasts.extend(())
         if not (registry.run_queue.has_entries() or self.inbox or self.broadcasts or closed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from typing import Any
 
 
@@ -18,12 +19,10 @@ def in_seconds(name: str, number: Any, meaning: str) -> float:
     """`number` as clocks and locks take it: they know no `Fraction`, no `Decimal`, and no float of numpy's."""
     if isinstance(number, (int, float)):
         return number
-    try:
-        if isinstance(number, (str, bytes)):
-            raise TypeError  # `float` would take it
-        return float(number)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be {meaning}, not {number!r}") from None
+    if not isinstance(number, (str, bytes)):  # which `float` would take
+        with suppress(TypeError, ValueError):
+            return float(number)
+    raise TypeError(f"{name} must be {meaning}, not {number!r}")
 
 
 def timeout_in_seconds(name: str, number: Any, none: str) -> float | None:

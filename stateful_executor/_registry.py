@@ -177,9 +177,9 @@ class Registry:
         scope: Group | None = None,
     ) -> Future[T]:
         """As `put`, but wait for a permit without blocking the event loop; in a worker of the pool exceed the bound."""
-        from ._asyncio import acquire, running_loop
+        from ._asyncio import acquire, check_loop
 
-        running_loop(f"asubmit of {self.name}")
+        check_loop(f"asubmit of {self.name}")
         task = new_task(self, fn, args, kwargs, binding)
         try:
             permits = self.permits

@@ -184,9 +184,9 @@ class Scope(Group, Submitter[S]):
             exc = interrupt = None  # no cycle from an error by its traceback to this frame
 
     async def __aenter__(self) -> Self:
-        from ._asyncio import running_loop
+        from ._asyncio import check_loop
 
-        running_loop(f"`async with` of {self!r}")
+        check_loop(f"`async with` of {self!r}")
         if current_helper(self._registry) is not None:
             raise RuntimeError(
                 f"{self!r} would keep the event loop waiting for {threading.current_thread().name}, which runs it: "

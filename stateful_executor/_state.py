@@ -120,14 +120,6 @@ def _begin(generator: Generator[Any, Any, Any], name: str) -> Any:
         raise RuntimeError(f"the generator {name} ended without yielding a state") from None
 
 
-def _refuse_async(made: Any, binding: Binding) -> None:
-    if inspect.iscoroutine(made):
-        made.close()  # else Python warns that nobody has awaited it
-    elif not (inspect.isasyncgen(made) or isinstance(made, AsyncGeneratorContextManager)):
-        return
-    raise binding.cannot_await()
-
-
 def _finish(generator: Generator[Any, Any, Any], name: str) -> None:
     try:
         next(generator)
@@ -135,6 +127,14 @@ def _finish(generator: Generator[Any, Any, Any], name: str) -> None:
         return
     generator.close()
     raise RuntimeError(f"the generator {name} yielded a second time")
+
+
+def _refuse_async(made: Any, binding: Binding) -> None:
+    if inspect.iscoroutine(made):
+        made.close()  # else Python warns that nobody has awaited it
+    elif not (inspect.isasyncgen(made) or isinstance(made, AsyncGeneratorContextManager)):
+        return
+    raise binding.cannot_await()
 
 
 # The parent's, in a forked child. Kept for ever, so that none is collected, and thereby closed, there.
