@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from inside import Parker, inside, permits_left
+from inside import Parker, inside
+from threads import until
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 
@@ -43,18 +44,7 @@ class Blocked:
         """Places that are free."""
         registry = inside(self.pool)
         assert registry.free_permits is not None
-        return permits_left(self.pool)
-
-
-def until(condition: object) -> None:
-    """Wait for what another thread is about to do."""
-    give_up = threading.Event()
-    timer = threading.Timer(20, give_up.set)
-    timer.start()
-    while not condition():  # type: ignore[operator]
-        assert not give_up.is_set()
-    timer.cancel()
-    timer.join()
+        return inside(self.pool).permits_left()
 
 
 @pytest.fixture(params=[1, 3])

@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,24 +25,16 @@ from typing import Any, Self
 
 import pytest
 from child import run_well
-from inside import Worker, hook, inside, permits_left
+from inside import Worker, hook, inside
+from threads import PATIENCE, until
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
 Future = concurrent.futures.Future[Any]
-PATIENCE = 20  # seconds, for what happens at once unless something is broken
 MAX_BACKLOG = 3
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` holds, which another thread is about to bring about."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0)
 
 
 def collects() -> None:
@@ -384,7 +375,7 @@ class Trial:
                 assert pool.with_state().submit(str).result(PATIENCE)
         pool.shutdown(timeout=PATIENCE)
         assert not any(thread.is_alive() for thread in pool._threads)
-        assert permits_left(pool) == MAX_BACKLOG
+        assert inside(pool).permits_left() == MAX_BACKLOG
         assert not registry.waiters
         assert not registry.pending()
         assert sorted(self.torn_down) == sorted((thread, thread) for thread in self.made)
@@ -1226,7 +1217,7 @@ def with_stack_left(left: int, entry_point: str, workers: str, watch: Watch) -> 
         thread.join(PATIENCE)
         assert not thread.is_alive()
         ends.close()
-    until(lambda: permits_left(pool) == MAX_BACKLOG)
+    until(lambda: inside(pool).permits_left() == MAX_BACKLOG)
     if registry.close_reason is not None:
         pool.shutdown(wait=False)  # in that thread there may have been no stack to wake a worker
     trial.finish()

@@ -15,28 +15,11 @@ from typing import Any, Self
 
 import pytest
 from inside import Worker, hook, inside
+from stages import OnFirstEntry
+from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 from stateful_executor.errors import BrokenThreadPool
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is about to do."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.0005)
-
-
-def in_thread(fn: Callable[[], object]) -> None:
-    """Run `fn` in another thread, to its end."""
-    thread = threading.Thread(target=fn)
-    thread.start()
-    thread.join()
-
-
-def where(*_: object) -> str:
-    return threading.current_thread().name
 
 
 def names(numbers: range | list[int]) -> list[str]:
@@ -209,7 +192,7 @@ class TestOnceEach:
                 worker = make_worker()
 
                 def start() -> None:
-                    in_thread(lambda: futures.extend(held.pool.broadcast(where)))
+                    run_in_thread(lambda: futures.extend(held.pool.broadcast(where)))
                     raise RuntimeError("can't start new thread")
 
                 inside(worker).start = start
@@ -381,10 +364,10 @@ class TestBusy:
             def __setitem__(self, worker: Any, value: None) -> None:
                 now, self.hook = self.hook, False
                 if now and moment == "before":
-                    in_thread(lambda: futures.extend(pool.broadcast(where)))
+                    run_in_thread(lambda: futures.extend(pool.broadcast(where)))
                 super().__setitem__(worker, value)
                 if now and moment == "after":
-                    in_thread(lambda: futures.extend(pool.broadcast(where)))
+                    run_in_thread(lambda: futures.extend(pool.broadcast(where)))
 
         futures: list[Any] = []
         with Held(1) as held:
@@ -402,24 +385,17 @@ class TestBusy:
         ran = threading.Event()
         in_time: list[bool] = []
 
-        class Idle(dict[Any, None]):
+        def meanwhile(worker: Any) -> None:
             """Just after the worker has said that it is idle, and before it looks at the broadcasts."""
-
-            hook = True
-
-            def __setitem__(self, worker: Any, value: None) -> None:
-                super().__setitem__(worker, value)
-                if self.hook:
-                    self.hook = False
-                    inside(worker).broadcasts.append(slow)
-                    in_thread(lambda: pool.submit(ran.set))
-                    assert worker not in self
+            inside(worker).broadcasts.append(slow)
+            run_in_thread(lambda: pool.submit(ran.set))
+            assert worker not in inside(pool).idle
 
         with Held(1, spare=1) as held:
             pool = held.pool
             (slow,) = pool.broadcast(lambda: in_time.append(ran.wait(10)))
             inside(next(iter(inside(pool).workers))).broadcasts.clear()
-            inside(pool).idle = Idle()
+            inside(pool).idle = OnFirstEntry(meanwhile)
             held.go_on.set()
             slow.result(20)
         assert in_time == [True]
@@ -456,7 +432,7 @@ class TestRetiring:
 
             def late() -> bool:
                 worker.stop_broadcasts = stop
-                in_thread(
+                run_in_thread(
                     lambda: futures.extend(
                         ENTRY_POINTS[entry_point](pool, None).broadcast(lambda *_: log.append("call"))
                     )
@@ -647,7 +623,7 @@ class TestFailures:
 
             def late() -> bool:
                 inside(worker).stop_broadcasts = stop
-                in_thread(lambda: futures.extend(pool.broadcast(lambda: local.started)))
+                run_in_thread(lambda: futures.extend(pool.broadcast(lambda: local.started)))
                 left.set()
                 return stop()
 
@@ -847,7 +823,7 @@ class TestInWorkers:
             with pool.scope() as scope:
                 view = scope.with_state(list)
                 view.submit(len).result()
-                in_thread(lambda: broadcast(view))
+                run_in_thread(lambda: broadcast(view))
 
         with StatefulThreadPoolExecutor(1) as pool:
             pool.submit(task).result(10)

@@ -28,11 +28,11 @@ from functools import partial
 from typing import Any, Self
 
 import pytest
+from threads import PATIENCE, beside, until
 
 from stateful_executor import StatefulThreadPoolExecutor
 
 PoolClass = type[ThreadPoolExecutor]
-PATIENCE = 20  # seconds, for what happens at once unless something is broken
 
 
 @pytest.fixture(params=[ThreadPoolExecutor, StatefulThreadPoolExecutor], ids=["stdlib", "stateful"])
@@ -96,14 +96,6 @@ def capture(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]
     return args, kwargs
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` holds, which another thread is about to bring about."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0)
-
-
 def until_gone(ref: "weakref.ref[Any]") -> None:
     """Return when its object is gone. Free-threaded builds need the collector for that."""
 
@@ -112,17 +104,6 @@ def until_gone(ref: "weakref.ref[Any]") -> None:
         return ref() is None
 
     until(gone)
-
-
-@contextlib.contextmanager
-def in_thread(fn: Callable[..., object], *args: object) -> Iterator[None]:
-    """Run `fn` in a thread of its own, beside the `with` block."""
-    thread = threading.Thread(target=fn, args=args)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(PATIENCE)
 
 
 # submit
@@ -209,7 +190,7 @@ def test_submit_from_many_threads(pool_cls: PoolClass) -> None:
 
     with pool_cls(3) as pool, contextlib.ExitStack() as stack:
         for me in range(4):
-            stack.enter_context(in_thread(submitter, pool, me))
+            stack.enter_context(beside(submitter, pool, me))
     assert sorted(done) == [(me, i) for me in range(4) for i in range(50)]
 
 
@@ -381,7 +362,7 @@ def test_wait_asleep(pool_cls: PoolClass, return_when: str, ending: list[int], e
         tasks = [stack.enter_context(Blocked(pool, error=ValueError() if i == 1 else None)) for i in range(3)]
         futures = [task.future for task in tasks]
         outcome: list[Any] = []
-        with in_thread(lambda: outcome.append(wait(futures, PATIENCE, return_when))):
+        with beside(lambda: outcome.append(wait(futures, PATIENCE, return_when))):
             until(lambda: all(future._waiters for future in futures))  # asleep, or as good as
             for i in ending:
                 assert not outcome
@@ -455,7 +436,7 @@ def test_wait_of_many_threads(pool_cls: PoolClass) -> None:
             lambda: wait([future], PATIENCE).done.pop().result(),
         ]
         for way in ways * 2:
-            stack.enter_context(in_thread(lambda way=way: (start.wait(PATIENCE), seen.append(way()))))
+            stack.enter_context(beside(lambda way=way: (start.wait(PATIENCE), seen.append(way()))))
         start.wait(PATIENCE)
         blocked.end.set()
     assert seen == [7] * 6
@@ -592,7 +573,7 @@ def test_cancel_wakes(pool_cls: PoolClass, ask: str) -> None:
             getattr(future, ask)(PATIENCE)
         caught.append(info.value)
 
-    with pool_cls(1) as pool, future_in("pending", pool) as future, in_thread(waiter, future):
+    with pool_cls(1) as pool, future_in("pending", pool) as future, beside(waiter, future):
         start.wait(PATIENCE)
         future.cancel()
     assert len(caught) == 1
@@ -858,7 +839,7 @@ def test_shutdown_from_many_threads(pool_cls: PoolClass) -> None:
             seen.append(future.done())
 
         for _ in range(3):
-            stack.enter_context(in_thread(shut_down))
+            stack.enter_context(beside(shut_down))
     assert seen == [True] * 3
 
 

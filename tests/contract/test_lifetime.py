@@ -6,50 +6,20 @@ import functools
 import gc
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from inside import hook, inside, place
+from kept import Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline
+from threads import PATIENCE, beside, until
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[Any]
-PATIENCE = 20  # seconds, for what happens at once unless something is broken
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-class Thing:
-    """Something that a weak reference can be made to."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Thing":
-        return Thing()
-
-
-class Failure(Exception):
-    """Unlike the builtin ones, something that a weak reference can be made to."""
-
-
-class Blocked:
-    """A task that has begun, and ends at the end of the `with` block."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.begun, self.end = threading.Event(), threading.Event()
-        self.future = pool.submit(self.run)
-        assert self.begun.wait(PATIENCE)
-
-    def run(self) -> None:
-        self.begun.set()
-        assert self.end.wait(PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.end.set()
 
 
 class States:
@@ -74,14 +44,6 @@ class States:
         return sorted(self.torn_down) == sorted((thread, thread) for thread in self.made)
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Return when `condition()` holds, which another thread is about to bring about."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0)
-
-
 def until_gone(ref: "weakref.ref[Any]") -> None:
     """Return when the object is gone, which another thread may be about to let go."""
 
@@ -99,29 +61,6 @@ def threads_of(pool: Pool) -> list[threading.Thread]:
 
 def join(threads: list[threading.Thread]) -> None:
     for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-
-
-@contextlib.contextmanager
-def no_collector() -> Iterator[None]:
-    """Whatever goes meanwhile goes since nothing refers to it, and not since a cycle was found."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextlib.contextmanager
-def in_thread(fn: Callable[..., object], *args: Any) -> Iterator[None]:
-    """Run `fn` in a thread of its own, beside the `with` block."""
-    thread = threading.Thread(target=fn, args=args)
-    thread.start()
-    try:
-        yield
-    finally:
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -294,33 +233,6 @@ def in_scope(pool: Pool, fn: Any, arg: Any) -> Any:
         future = scope.submit(fn, arg, key=arg)
         future.exception(PATIENCE)
     return future
-
-
-def run_in_place(pool: Pool, fn: Any, arg: Any) -> Any:
-    """In a task: the only worker runs the next task while this one waits for it."""
-    return pool.submit(fn, arg, key=arg).result()
-
-
-def run_inline(pool: Pool, fn: Any, arg: Any) -> Any:
-    """In a task: the backlog is full, so the worker runs the next task there and then."""
-    filler = pool.submit(int)
-    future = pool.submit(fn, arg, key=arg)
-    assert future.done()
-    assert filler.cancel()
-    try:
-        return future.result(PATIENCE)
-    finally:
-        del future  # as in `outcome`
-
-
-def outcome(made: Any) -> Any:
-    """The result of what a entry point returned, or its error."""
-    try:
-        return next(made) if isinstance(made, Iterator) else made.result(PATIENCE)
-    except Failure as exc:
-        return exc
-    finally:
-        del made  # which the error would refer to, by its traceback and this frame
 
 
 def settle(pool: Pool) -> None:
@@ -544,7 +456,7 @@ def test_shutdown_wakes_blocked_submits(submitters: int, cancel: bool) -> None:
         blocked = stack.enter_context(Blocked(pool))
         queued = [pool.submit(int) for _ in range(2)]
         for _ in range(submitters):
-            stack.enter_context(in_thread(submit))
+            stack.enter_context(beside(submit))
         until(lambda: len(inside(pool).waiters) == submitters)
         pool.shutdown(wait=False, cancel_futures=cancel)
         until(lambda: len(errors) == submitters)
@@ -568,7 +480,7 @@ def test_shutdown_cancelling_wakes_wait(return_when: str) -> None:
         def wait() -> None:
             woken.append(len(concurrent.futures.wait(queued, PATIENCE, return_when).done))
 
-        with in_thread(wait):
+        with beside(wait):
             until(lambda: all(future._waiters for future in queued))
             pool.shutdown(wait=False, cancel_futures=True)
         assert woken
@@ -585,7 +497,7 @@ def test_shutdown_from_many_threads() -> None:
         for _ in range(3):
             tasks.enter_context(Blocked(pool))
         for _ in range(5):
-            threads.enter_context(in_thread(lambda: (pool.shutdown(), seen.append(states.all_gone()))))
+            threads.enter_context(beside(lambda: (pool.shutdown(), seen.append(states.all_gone()))))
         until(lambda: inside(pool).close_reason is not None)
     assert seen == [True] * 5
 
@@ -625,7 +537,7 @@ def test_shutdown_and_submits_race(nervous: None) -> None:
 
         with contextlib.ExitStack() as stack:
             for _ in range(3):
-                stack.enter_context(in_thread(submit))
+                stack.enter_context(beside(submit))
             everyone.wait(PATIENCE)
             pool.shutdown()
         assert [future.result(0) for future in accepted] == [0] * len(accepted)
@@ -679,7 +591,7 @@ def test_breakage_wakes_blocked_submits() -> None:
 
     with StatefulThreadPoolExecutor(1, initializer=make, max_backlog=1) as pool:
         first = pool.submit(int)
-        with in_thread(submit), in_thread(submit):
+        with beside(submit), beside(submit):
             until(lambda: len(inside(pool).waiters) == 2)
             go_on.set()
         assert isinstance(first.exception(PATIENCE), BrokenThreadPool)

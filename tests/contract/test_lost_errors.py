@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 from inside import hook
+from threads import settle, until
 
 import stateful_executor
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor
@@ -64,18 +64,6 @@ def lost(pool: Pool, caplog: pytest.LogCaptureFixture) -> Iterator[Lost]:
     yield lost
     assert not lost()
     gc.enable()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    while not condition():
-        time.sleep(0)
-
-
-def settle() -> None:
-    """Free-threaded builds may put off the end of what another thread has made; a collection there makes up for it."""
-    if FREE_THREADED:
-        gc.collect()
 
 
 class Unseen(Exception):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from inside import inside
+from threads import settle, until
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 
@@ -74,18 +73,6 @@ def no_collector() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    while not condition():
-        time.sleep(0)
-
-
-def settle() -> None:
-    """Free-threaded builds may put off the end of what another thread has made; a collection there makes up for it."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        gc.collect()
 
 
 class Thing:

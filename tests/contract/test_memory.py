@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 from inside import containers, inside
-from test_lifetime import PATIENCE, Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline, until
+from kept import Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline
+from threads import PATIENCE, until
 
 from stateful_executor import BacklogFull, InitializerError, StatefulThreadPoolExecutor, StatePolicy
 

@@ -14,28 +14,23 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import states
+import threads
 from inside import CLOCKS, hook, inside
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy, StateView
 
 Pool = StatefulThreadPoolExecutor[Any]
 SOON = 10  # seconds; what takes longer has gone wrong
+until = partial(threads.until, patience=SOON)
 FAILURES = [ValueError, SystemExit, KeyboardInterrupt]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is about to do."""
-    give_up = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.0005)
 
 
 def in_thread(fn: Callable[[], object]) -> threading.Thread:
@@ -87,54 +82,17 @@ def rest(pool: Pool) -> None:
     )
 
 
-class States:
-    """Numbers, and what becomes of each. `log` has what happened, in order; tests add to it."""
+class States(states.States):
+    """Tests add to `log`."""
 
     def __init__(self) -> None:
-        self.made: dict[int, int] = {}
-        self.torn_down: dict[int, int] = {}
-        self.lent: set[int] = set()
-        self.log: list[str] = []
-        self.errors: list[str] = []
-        self.lock = threading.Lock()
+        super().__init__()
         self.before_make: Callable[[], object] = int
         self.others = 0  # states of other kinds in the same pool
 
     def make(self) -> int:
         self.before_make()
-        with self.lock:
-            number = len(self.made)
-            self.made[number] = threading.get_ident()
-            self.log.append(f"make {number}")
-        return number
-
-    def tear_down(self, number: int) -> None:
-        with self.lock:
-            if number in self.torn_down or number in self.lent:
-                self.errors.append(f"{number} torn down twice, or while lent")
-            self.torn_down[number] = threading.get_ident()
-            self.log.append(f"end {number}")
-
-    def generate(self) -> Generator[int]:
-        number = self.make()
-        try:
-            yield number
-        finally:
-            self.tear_down(number)
-
-    def use(self, number: int, then: Callable[[], Any] = int) -> int:
-        with self.lock:
-            if number in self.lent or number in self.torn_down:
-                self.errors.append(f"{number} lent twice, or after its end")
-            if self.made[number] != threading.get_ident():
-                self.errors.append(f"{number} lent to another thread")
-            self.lent.add(number)
-        try:
-            then()
-        finally:
-            with self.lock:
-                self.lent.remove(number)
-        return number
+        return super().make()
 
     def live(self) -> set[int]:
         with self.lock:
@@ -154,9 +112,8 @@ class States:
         log, self.log = self.log, []
         return log
 
-    def check(self, pool: Pool) -> None:
-        assert not self.errors
-        assert self.torn_down == self.made
+    def check_all(self, pool: Pool) -> None:
+        self.check()
         stats = pool.stats()
         assert stats.states_made == stats.states_torn_down == len(self.made) + self.others
         assert stats.submitted == stats.completed + stats.failed + stats.cancelled
@@ -190,7 +147,7 @@ def opener(states: States, entry_point: str, kind: str) -> Lend:
                 with pool.scope() as scope:
                     yield pool, scope.with_state(**own)
                 assert not states.live()
-        states.check(pool)
+        states.check_all(pool)
 
     return opened
 
@@ -1240,7 +1197,7 @@ class TestDiscard:
             assert view.submit(lambda number: (view.discard(), number)[1]).result(SOON) == 0
             assert pool.stats().teardown_errors == 1
             assert view.submit(same).result(SOON) == 1
-        states.check(pool)
+        states.check_all(pool)
         assert pool.stats().teardown_errors == 1
         assert records(caplog) == [("stateful_executor", logging.ERROR, error)]
 
@@ -1257,7 +1214,7 @@ class TestDiscard:
             assert view.submit(lambda number: (view.discard(), number)[1]).result(SOON) == 0
             assert states.live() == {1}
             assert view.submit(states.use).result(SOON) == 1
-        states.check(pool)
+        states.check_all(pool)
 
 
 POLICIES = pytest.mark.parametrize("policy", [None, StatePolicy()], ids=["no policy", "policy"])
@@ -1460,7 +1417,7 @@ class TestDiscardAll:
             assert not armed
             assert not states.live()
             assert view.submit(same).result(SOON) == 1
-        states.check(pool)
+        states.check_all(pool)
 
     def test_only_its_own_kind(self, states: States) -> None:
         """Views with equal arguments, and a scope's view on the pool's own state, mean the same states."""
@@ -1480,7 +1437,7 @@ class TestDiscardAll:
                 assert [a is b for a, b in zip(kept, now, strict=True)] == [False, True, True]
                 assert own.submit(same).result() == 3
             states.others = 4
-        states.check(pool)
+        states.check_all(pool)
 
     def test_when_there_is_nothing_to_discard(self, simple: Lend, states: States) -> None:
         """Before the first state, twice, after the end of the pool, and of a scope's view after the scope's."""
@@ -1566,7 +1523,7 @@ class TestDiscardAll:
                 inside(slot).needs_attention = NeedsAttention([None] if careful else [])
             assert [view.submit(states.use).result(SOON) for _ in range(2)] == expected
             assert discards == [True]
-        states.check(pool)
+        states.check_all(pool)
 
     @pytest.mark.parametrize(
         "policy", [None, StatePolicy(check=lambda _: True, reset=int)], ids=["no policy", "policy"]
@@ -1835,7 +1792,7 @@ class TestBindWhileAScopeEnds:
         assert not live
         assert states.log.index("go") < states.log.index("block ends")
         assert states.log[-1] == "block ends"
-        states.check(pool)
+        states.check_all(pool)
 
     def test_a_replacement_that_waits(self, states: States) -> None:
         """A worker that replaces a state of the scope's between tasks, and waits in its teardown, is waited for."""
@@ -1862,7 +1819,7 @@ class TestBindWhileAScopeEnds:
             live = states.live()
             assert ended(thread)
         assert not live
-        states.check(pool)
+        states.check_all(pool)
 
     def test_in_a_worker(self, states: States) -> None:
         """A task that opens a scope and calls bound functions in it holds nothing when it comes to the end."""
@@ -1876,7 +1833,7 @@ class TestBindWhileAScopeEnds:
 
         with StatefulThreadPoolExecutor(1) as pool:
             pool.submit(task).result(SOON)
-        states.check(pool)
+        states.check_all(pool)
 
     def test_a_finalizer_that_binds(self, states: States, caplog: pytest.LogCaptureFixture) -> None:
         """A teardown at the end of the scope can't have such a state; that is its error, and no more."""
@@ -1901,4 +1858,4 @@ class TestBindWhileAScopeEnds:
         assert isinstance(error, ExceptionGroup)
         assert "the scope of this view has ended" in str(error.exceptions[0])
         assert records(caplog) == [("stateful_executor", logging.ERROR, RuntimeError)]
-        states.check(pool)
+        states.check_all(pool)

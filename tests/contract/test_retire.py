@@ -15,30 +15,12 @@ from typing import Any
 
 import pytest
 from inside import inside
+from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
 SHORT = 0.02
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is about to do."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.0005)
-
-
-def in_thread(fn: Callable[[], object]) -> None:
-    """Run `fn` in another thread, to its end."""
-    thread = threading.Thread(target=fn)
-    thread.start()
-    thread.join()
-
-
-def where(*_: object) -> str:
-    return threading.current_thread().name
 
 
 class States:
@@ -448,13 +430,13 @@ class TestTasksMeanwhile:
                 def __bool__(self) -> bool:
                     if self.hook:
                         self.hook = False
-                        in_thread(registry.compact)
+                        run_in_thread(registry.compact)
                         return False
                     return len(self) > 0
 
             def staged_retire(worker: Any) -> bool:
                 registry.retire = retire
-                in_thread(lambda: futures.append(pool.submit(where)))
+                run_in_thread(lambda: futures.append(pool.submit(where)))
                 registry.head = Front()
                 return retire(worker)
 

@@ -9,15 +9,14 @@ import contextlib
 import gc
 import logging
 import math
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from inside import inside
+from threads import settle, until
 
 from stateful_executor import BacklogFull, InitializerError, Scope, StatefulThreadPoolExecutor
 
@@ -43,18 +42,6 @@ def single() -> Iterator[Pool]:
 def fail(error: BaseException) -> None:
     """Raise it."""
     raise error
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread does."""
-    while not condition():
-        time.sleep(0)
-
-
-def settle() -> None:
-    """Free-threaded builds may put off the end of what another thread has made; a collection there makes up for it."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        gc.collect()
 
 
 def hold_until_cancelled(scope: Scope, begun: threading.Event | None = None) -> bool:

@@ -10,66 +10,19 @@ from functools import partial
 from typing import Any
 
 import pytest
+from states import States
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 from stateful_executor.errors import BrokenThreadPool
 
 
-class Ledger:
-    """Makes states, and notes which thread made, used and tore down each."""
-
-    def __init__(self) -> None:
-        self.made: dict[int, int] = {}
-        self.torn_down: dict[int, int] = {}
-        self.lent: set[int] = set()
-        self.lock = threading.Lock()
-        self.errors: list[str] = []
-
-    def make(self) -> int:
-        with self.lock:
-            number = len(self.made)
-            self.made[number] = threading.get_ident()
-        return number
-
-    def tear_down(self, number: int) -> None:
-        with self.lock:
-            if number in self.torn_down:
-                self.errors.append(f"{number} torn down twice")
-            if number in self.lent:
-                self.errors.append(f"{number} torn down while lent")
-            self.torn_down[number] = threading.get_ident()
-
-    def generate(self) -> Generator[int]:
-        number = self.make()
-        try:
-            yield number
-        finally:
-            self.tear_down(number)
-
-    def use(self, number: int, then: Callable[[], Any] = int) -> int:
-        with self.lock:
-            if number in self.lent or number in self.torn_down:
-                self.errors.append(f"{number} lent twice, or after its end")
-            if self.made[number] != threading.get_ident():
-                self.errors.append(f"{number} lent to another thread")
-            self.lent.add(number)
-        then()
-        with self.lock:
-            self.lent.remove(number)
-        return number
-
-    def check(self) -> None:
-        assert not self.errors
-        assert self.torn_down == self.made  # each in the thread that made it
-
-
 @pytest.fixture
-def ledger() -> Ledger:
+def ledger() -> States:
     """A new ledger."""
-    return Ledger()
+    return States()
 
 
-Kwargs = Callable[[Ledger], dict[str, Any]]
+Kwargs = Callable[[States], dict[str, Any]]
 
 
 @pytest.fixture(params=["finalizer", "generator"])
@@ -80,7 +33,7 @@ def kwargs(request: pytest.FixtureRequest) -> Kwargs:
     return lambda ledger: {"initializer": ledger.generate}
 
 
-def test_shutdown_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
+def test_shutdown_tears_down(ledger: States, kwargs: Kwargs) -> None:
     """Each state made is torn down once, in its worker's thread, when the pool ends."""
     everyone = threading.Barrier(3)
     with StatefulThreadPoolExecutor(3, **kwargs(ledger)) as pool:
@@ -90,7 +43,7 @@ def test_shutdown_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
     ledger.check()
 
 
-def test_body_error_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
+def test_body_error_tears_down(ledger: States, kwargs: Kwargs) -> None:
     """Also when the `with` body raises."""
     with pytest.raises(LookupError), StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
         pool.submit(int)
@@ -99,7 +52,7 @@ def test_body_error_tears_down(ledger: Ledger, kwargs: Kwargs) -> None:
     ledger.check()
 
 
-def test_task_errors_keep_the_state(ledger: Ledger, kwargs: Kwargs) -> None:
+def test_task_errors_keep_the_state(ledger: States, kwargs: Kwargs) -> None:
     """A task that raises costs no state and no worker."""
     with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
         view = pool.with_state()
@@ -114,7 +67,7 @@ def _raise(state: object, error: type[BaseException]) -> None:
     raise error
 
 
-def test_plain_tasks_get_no_state(ledger: Ledger, kwargs: Kwargs) -> None:
+def test_plain_tasks_get_no_state(ledger: States, kwargs: Kwargs) -> None:
     """`submit` is the standard library's, though the initializer has run before."""
     with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
         assert pool.submit(lambda *args: args, 1).result() == (1,)
@@ -140,7 +93,7 @@ def test_parallel_initializers() -> None:
 class TestViews:
     """`with_state(...)` with other initializers."""
 
-    def test_made_when_first_needed(self, ledger: Ledger, kwargs: Kwargs) -> None:
+    def test_made_when_first_needed(self, ledger: States, kwargs: Kwargs) -> None:
         """A worker makes such a state for its first task that needs it, and keeps it until it ends."""
         with StatefulThreadPoolExecutor(1) as pool:
             view = pool.with_state(**kwargs(ledger))
@@ -150,7 +103,7 @@ class TestViews:
             assert not ledger.torn_down
         ledger.check()
 
-    def test_equal_arguments_share_states(self, ledger: Ledger) -> None:
+    def test_equal_arguments_share_states(self, ledger: States) -> None:
         """Views with equal initializer, initargs and finalizer share; a bound method made anew is equal too."""
         with StatefulThreadPoolExecutor(1) as pool:
             for _ in range(3):
@@ -174,7 +127,7 @@ class TestViews:
             assert pool.with_state(len, (Array(),)).submit(abs).result() == 0
             assert pool.with_state(len, (Array([1]),)).submit(abs).result() == 1
 
-    def test_own_and_other_at_once(self, ledger: Ledger) -> None:
+    def test_own_and_other_at_once(self, ledger: States) -> None:
         """One worker, states of three kinds, torn down in the reverse of the order in which they were made."""
         log: list[str] = []
         with StatefulThreadPoolExecutor(1, initializer=str, finalizer=lambda _: log.append("own")) as pool:
@@ -185,7 +138,7 @@ class TestViews:
             assert pool.with_state().submit(str.upper).result() == ""
         assert log == ["first", "second", "own"]
 
-    def test_scope_view_of_the_pools_state(self, ledger: Ledger, kwargs: Kwargs) -> None:
+    def test_scope_view_of_the_pools_state(self, ledger: States, kwargs: Kwargs) -> None:
         """`scope.with_state()` lends the pool's own state, which outlives the scope."""
         with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
             for _ in range(3):
@@ -204,7 +157,7 @@ class TestViews:
                 with pytest.raises(ValueError, match="only together with an initializer"):
                     entry_point.with_state(finalizer=print)  # type: ignore[call-overload]
 
-    def test_map(self, ledger: Ledger, kwargs: Kwargs) -> None:
+    def test_map(self, ledger: States, kwargs: Kwargs) -> None:
         """`view.map` passes the state first, also to the calls of a chunk."""
         with StatefulThreadPoolExecutor(2) as pool:
             view = pool.with_state(list)
@@ -215,7 +168,7 @@ class TestViews:
 class TestExclusive:
     """A state is lent to one task at a time."""
 
-    def test_stress(self, ledger: Ledger, kwargs: Kwargs, nervous: None) -> None:
+    def test_stress(self, ledger: States, kwargs: Kwargs, nervous: None) -> None:
         """Many tasks from several threads, on a few workers: never two at once on one state."""
         with StatefulThreadPoolExecutor(4, **kwargs(ledger)) as pool:
             view = pool.with_state()
@@ -231,7 +184,7 @@ class TestExclusive:
                 thread.join()
         ledger.check()
 
-    def test_reentrance_gets_another_state(self, ledger: Ledger, kwargs: Kwargs) -> None:
+    def test_reentrance_gets_another_state(self, ledger: States, kwargs: Kwargs) -> None:
         """A task run inside one that holds the worker's state is lent a second one, torn down with the outer task."""
         with StatefulThreadPoolExecutor(1, **kwargs(ledger)) as pool:
             view = pool.with_state()
@@ -248,7 +201,7 @@ class TestExclusive:
             assert view.submit(ledger.use).result() == 0
         ledger.check()
 
-    def test_inline_on_a_full_backlog(self, ledger: Ledger, kwargs: Kwargs) -> None:
+    def test_inline_on_a_full_backlog(self, ledger: States, kwargs: Kwargs) -> None:
         """A task that a submit runs at once, the backlog being full, is lent another state as well."""
         with StatefulThreadPoolExecutor(1, max_backlog=1, **kwargs(ledger)) as pool:
             view = pool.with_state()
@@ -461,7 +414,7 @@ class TestFailure:
         ({"initializer": 3}, TypeError, "initializer must be a callable, not 3"),
         ({"initializer": str, "finalizer": 3}, TypeError, "finalizer must be a callable, not 3"),
         ({"finalizer": print}, ValueError, "finalizer print has no state"),
-        ({"initializer": Ledger().generate, "finalizer": print}, TypeError, "yields the state.*takes no finalizer"),
+        ({"initializer": States().generate, "finalizer": print}, TypeError, "yields the state.*takes no finalizer"),
         ({"max_workers": 0}, ValueError, "max_workers must be greater than 0, not 0"),
         ({"max_workers": 1.5}, TypeError, "not 1.5"),
         ({"max_backlog": 0}, ValueError, "max_backlog must be at least 1 task.*not 0"),

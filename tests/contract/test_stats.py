@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 from inside import inside, place
+from threads import until
 
 from stateful_executor import BacklogFull, InitializerError, PoolStats, StatefulThreadPoolExecutor, StatePolicy
 from stateful_executor.errors import BrokenThreadPool
@@ -22,14 +23,6 @@ from stateful_executor.errors import BrokenThreadPool
 SECONDS = ("seconds_blocked", "seconds_making")
 OF_THE_MOMENT = ("workers", "idle", "running", "backlog", "blocked_submitters")
 FIELDS = tuple(field.name for field in dataclasses.fields(PoolStats))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another thread is about to do."""
-    give_up = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.0005)
 
 
 def fail(*_: object) -> None:

@@ -77,7 +77,6 @@ __all__ = [
     "is_exiting",
     "new_task",
     "parts",
-    "permits_left",
     "place",
     "registries",
 ]
@@ -235,11 +234,6 @@ class Inside:
 def inside(thing: object) -> Any:
     """`thing` under the names of the tests."""
     return Inside(thing)
-
-
-def permits_left(pool: object) -> int:
-    """How many tasks the backlog of `pool` would still take."""
-    return int(inside(pool).permits_left())
 
 
 def place(thing: object, name: str) -> tuple[Any, str]:

@@ -159,6 +159,16 @@ def tell(good: object) -> None:
 # Initializers
 
 
+def fails_after(gate: threading.Event) -> Callable[[], None]:
+    """An initializer that fails once `gate` is open."""
+
+    def initializer() -> None:
+        gate.wait()
+        raise ValueError
+
+    return initializer
+
+
 @bug(NAIVE)
 def a_cancelled_task_keeps_the_news_of_a_failed_initializer_from_the_others(open_pool: Open) -> bool:
     """The initializer fails, one of the queued futures is cancelled: the others end (cpython#107219).
@@ -167,11 +177,7 @@ def a_cancelled_task_keeps_the_news_of_a_failed_initializer_from_the_others(open
     """
     gate = threading.Event()
 
-    def initializer() -> None:
-        gate.wait()
-        raise ValueError
-
-    pool = open_pool(1, initializer=initializer)
+    pool = open_pool(1, initializer=fails_after(gate))
     futures = [pool.submit(int) for _ in range(3)]
     futures[0].cancel()
     gate.set()
@@ -199,11 +205,7 @@ def a_failed_initializer_of_a_dropped_pool_says_nothing_to_its_tasks(open_pool: 
     """
     gate = threading.Event()
 
-    def initializer() -> None:
-        gate.wait()
-        raise ValueError
-
-    future = open_pool(1, initializer=initializer).submit(int)
+    future = open_pool(1, initializer=fails_after(gate)).submit(int)
     gc.collect()
     gate.set()
     until(lambda: not others() or future.done())
@@ -218,11 +220,7 @@ def a_failed_initializer_leaves_its_tasks_pending(open_pool: Open) -> bool:
     """
     gate = threading.Event()
 
-    def initializer() -> None:
-        gate.wait()
-        raise ValueError
-
-    future = open_pool(1, initializer=initializer).submit(int)
+    future = open_pool(1, initializer=fails_after(gate)).submit(int)
     gate.set()
     return ends(future.result)
 

@@ -14,15 +14,9 @@ from typing import Any
 
 import pytest
 from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
+from threads import run_in_thread
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
-
-
-def in_thread(fn: Callable[[], object]) -> None:
-    """Run `fn` in another thread, to its end."""
-    thread = threading.Thread(target=fn)
-    thread.start()
-    thread.join()
 
 
 def before(step: str, then: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +76,7 @@ def test_start_that_is_interrupted_and_fails(fails_first: bool, monkeypatch: pyt
         with pytest.raises(KeyboardInterrupt):
             pool.submit(int)
     other: list[Any] = []
-    in_thread(lambda: other.append(pool.submit(int)))
+    run_in_thread(lambda: other.append(pool.submit(int)))
     go_on.set()
     try:
         assert other[0].result(5) == 0  # by a worker that was started for it
@@ -106,7 +100,7 @@ class TestRetirement:
             if ends:
                 pool.shutdown(wait=False)
 
-        before("Worker.leave", lambda worker: in_thread(lambda: meanwhile(worker)), monkeypatch)
+        before("Worker.leave", lambda worker: run_in_thread(lambda: meanwhile(worker)), monkeypatch)
         pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
         pool.submit(int).result()
         while not futures:
@@ -119,7 +113,7 @@ class TestRetirement:
         futures = []
 
         def meanwhile(_: object) -> None:
-            in_thread(lambda: futures.append(pool.submit(lambda: inside(current.worker).asleep)))
+            run_in_thread(lambda: futures.append(pool.submit(lambda: inside(current.worker).asleep)))
 
         before("Workers.retire", meanwhile, monkeypatch)
         with StatefulThreadPoolExecutor(1, idle_timeout=0) as pool:
@@ -179,7 +173,7 @@ class TestRetirement:
                 if threading.current_thread() is worker:
                     Staged.looks += 1
                     if Staged.looks == 2:  # first it locks the deque, then it looks
-                        in_thread(self.compact)
+                        run_in_thread(self.compact)
                 return self.__dict__["tail"]
 
             @tail.setter
@@ -235,7 +229,7 @@ class TestFailedStarts:
         futures = []
 
         def meanwhile(_: Worker) -> None:
-            in_thread(lambda: futures.append(pool.submit(int)))
+            run_in_thread(lambda: futures.append(pool.submit(int)))
             raise KeyboardInterrupt
 
         before("PoolThread.start", meanwhile, monkeypatch)
@@ -250,7 +244,7 @@ class TestFailedStarts:
         futures = []
 
         def meanwhile(_: Worker) -> None:
-            in_thread(lambda: futures.extend(pool.broadcast(int)))
+            run_in_thread(lambda: futures.extend(pool.broadcast(int)))
             raise RuntimeError("can't start new thread")
 
         before("PoolThread.start", meanwhile, monkeypatch)
@@ -564,10 +558,10 @@ class TestDeadline:
         class Line(dict[Any, None]):
             def __setitem__(self, waiter: Any, value: None) -> None:
                 if moment == "before":
-                    in_thread(scope.cancel)
+                    run_in_thread(scope.cancel)
                 super().__setitem__(waiter, value)
                 if moment == "after":
-                    in_thread(scope.cancel)
+                    run_in_thread(scope.cancel)
 
         go_on = threading.Event()
         with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
@@ -612,7 +606,7 @@ class TestDiscardAll:
         numbers = iter(range(10))
 
         def discard() -> None:
-            in_thread(view.discard_all)
+            run_in_thread(view.discard_all)
 
         def initialize() -> int:
             number = next(numbers)

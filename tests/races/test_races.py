@@ -15,10 +15,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
+from functools import partial
 from typing import Any
 
 import pytest
 from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside
+from stages import OnFirstEntry
+from threads import run_in_thread
 
 from stateful_executor import StatefulThreadPoolExecutor
 
@@ -55,14 +58,8 @@ def staged(workers: int = 1, **kwargs: Any) -> tuple[StatefulThreadPoolExecutor[
 
 
 def in_thread(fn: Callable[[], object]) -> Callable[[], None]:
-    """Run `fn` in another thread, to its end."""
-
-    def run() -> None:
-        thread = threading.Thread(target=fn)
-        thread.start()
-        thread.join()
-
-    return run
+    """Run `fn` in another thread, to its end, when called."""
+    return partial(run_in_thread, fn)
 
 
 @pytest.mark.parametrize("moment", ["before_append", "after_append"])
@@ -325,21 +322,14 @@ def test_a_late_callback_does_not_hold_a_task_up() -> None:
         go_on, ran = threading.Event(), threading.Event()
         in_time: list[bool] = []
 
-        class Idle(dict[Any, None]):
+        def meanwhile(worker: Any) -> None:
             """Just after the worker has said that it is idle, and before it looks at the callbacks."""
-
-            hook = True
-
-            def __setitem__(self, worker: Any, value: None) -> None:
-                super().__setitem__(worker, value)
-                if self.hook:
-                    self.hook = False
-                    future.add_done_callback(lambda _: in_time.append(ran.wait(5)))
-                    in_thread(lambda: pool.submit(ran.set))()
-                    assert worker not in self  # the submit counts on this worker
+            future.add_done_callback(lambda _: in_time.append(ran.wait(5)))
+            run_in_thread(lambda: pool.submit(ran.set))
+            assert worker not in inside(pool).idle  # the submit counts on this worker
 
         future = pool.submit(go_on.wait)
-        inside(pool).idle = Idle()
+        inside(pool).idle = OnFirstEntry(meanwhile)
         go_on.set()
         assert ran.wait(10)
     assert in_time == [True]

@@ -7,32 +7,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError, wait
+from functools import partial
 from typing import Any
 
 import pytest
+import threads
 from inside import AsTheyFinish, Deadline, Parker, TearDown, Worker, find_binding, hook, inside, parts
+from threads import run_in_thread
 
 from stateful_executor import StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[None]
-
-
-def in_thread(fn: Callable[[], object]) -> None:
-    """Run `fn` in another thread, to its end."""
-    thread = threading.Thread(target=fn)
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for `condition`, which another thread is about to make true."""
-    moment = threading.Event()
-    for _ in range(10_000):
-        if condition():
-            return
-        moment.wait(0.001)
-    raise AssertionError("it never came true")
+until = partial(threads.until, patience=10)
 
 
 def busy(pool: Pool) -> Callable[[], None]:
@@ -135,7 +121,7 @@ class TestTimeoutAtTheVeryMoment:
             def lying_sleep(**kwargs: Any) -> bool:
                 if not kwargs or futures:
                     return true_sleep(**kwargs)
-                in_thread(lambda: futures.append(pool.submit(int)))
+                run_in_thread(lambda: futures.append(pool.submit(int)))
                 return False
 
             inside(worker).block = lying_sleep
@@ -161,7 +147,7 @@ class Line(dict[Any, Any]):
         hook = getattr(self, name)
         setattr(self, name, None)
         if hook is not None:
-            in_thread(hook)
+            run_in_thread(hook)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -219,7 +205,7 @@ class NeedsNotify(dict[None, None]):
     def _run(self, name: str) -> None:
         hook = self.hooks.pop(name, None)
         if hook is not None:
-            in_thread(hook)
+            run_in_thread(hook)
 
     def __setitem__(self, key: None, value: None) -> None:
         self._run("before the entry")
@@ -285,7 +271,7 @@ class TestNeedsNotify:
                 def __delitem__(self, waiter: Any) -> None:
                     hook, self.hook = self.hook, None
                     if hook is not None:
-                        in_thread(hook)
+                        run_in_thread(hook)
                     super().__delitem__(waiter)
 
             free = busy(pool)
@@ -359,7 +345,7 @@ class TestEndOfATask:
                 def __delitem__(self, index: Any) -> None:
                     if self.once:
                         self.once = False
-                        in_thread(lambda: future.set_result(1))
+                        run_in_thread(lambda: future.set_result(1))
                     super().__delitem__(index)
 
                 once = True
@@ -487,8 +473,8 @@ class TestScopeCloses:
                         self.looks += 1
                         if self.looks == 2:
                             self[other] = None  # of a task that was accepted, and that runs just now
-                            in_thread(lambda: values.append(scope.submit(int)))
-                            in_thread(lambda: inside(scope).ended(other))
+                            run_in_thread(lambda: values.append(scope.submit(int)))
+                            run_in_thread(lambda: inside(scope).ended(other))
                     return super().pop(*args)
 
             inside(scope).pending = Pending()
@@ -513,7 +499,7 @@ class TestScopeCloses:
                     if threading.current_thread() is block:
                         self.looks += 1
                         if self.looks == 2:
-                            in_thread(lambda: values.append(scope.submit(int)))
+                            run_in_thread(lambda: values.append(scope.submit(int)))
                     return length
 
             inside(scope).pending = Pending()
@@ -648,7 +634,7 @@ def test_two_views_at_once_that_cannot_be_hashed() -> None:
             seen = list(super().values())
             if not found:
                 found.append(None)
-                in_thread(lambda: found.append(find_binding(self, list, ([],), None, None)))
+                run_in_thread(lambda: found.append(find_binding(self, list, ([],), None, None)))
             return seen
 
     bindings = Bindings()
