@@ -44,6 +44,11 @@ class States:
         return sorted(self.torn_down) == sorted((thread, thread) for thread in self.made)
 
 
+def let_go(pool: Pool) -> None:
+    """Return when the workers sleep, and so refer to no task. Free-threaded builds collect until that is so."""
+    until(lambda: not GIL or all(inside(worker).asleep for worker in inside(pool).workers))
+
+
 def until_gone(ref: "weakref.ref[Any]") -> None:
     """Return when the object is gone, which another thread may be about to let go."""
 
@@ -118,6 +123,7 @@ def test_dropped_pool_in_a_cycle(cycle: str, busy: bool) -> None:
             pool.owner = future  # type: ignore[attr-defined]
             future.owner = pool  # type: ignore[attr-defined]
             del future
+            let_go(pool)
         case "closure":
             pool.owner = functools.partial(id, pool)  # type: ignore[attr-defined]
         case _:
