@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import Callable
+from itertools import repeat
 
 MAX_WASTED_WAKES = 8  # as many good ones it takes to notice that wakes are wasted no more
 WOKEN_AT_ONCE = 2
@@ -15,6 +16,9 @@ class Parked:
     `unpark`
         releases the lock on which the worker sleeps. Called by whoever takes the worker out of `Idle.workers`, at
         once, and by nobody else.
+    `listed_idle`
+        stands in `Idle.workers`, or has been taken out of there and not slept since: true until it has acquired the
+        lock. For its own thread only.
     `asleep`
         true while the worker sleeps and had nothing else to do before. Written by its own thread; false when it enters
         `Idle.workers`, and who takes it out may miss that it is true since.
@@ -26,9 +30,19 @@ class Parked:
         lock = allocate_lock()
         lock.acquire()
         self.unpark = lock.release
-        self._block = lock.acquire
+        self._acquire = lock.acquire
+        self._acquires = map(lock.acquire, repeat(True))  # blocks
+        self.listed_idle: bool = False
         self.asleep: bool = False
         self.searching: bool = False
+
+    def _block(self, timeout: float | None = None) -> bool:
+        """Sleep until whoever took this worker out of `Idle.workers` has released the lock; False after `timeout`."""
+        # By a loop, see `RunQueue.serve`: what is thrown into this thread comes after `listed_idle`, or not once awake.
+        for awake in self._acquires if timeout is None else map(self._acquire, (True,), (timeout,)):
+            self.listed_idle = not awake
+            return awake
+        raise AssertionError  # it is endless
 
 
 class Idle:

@@ -1,7 +1,8 @@
-"""Steps that Ctrl-C leaves done or not done, for code that the main thread may run.
+"""Steps that Ctrl-C leaves done or not done, for code that the main thread may run; and workers.
 
 CPython raises KeyboardInterrupt after calls, at function entries and at backward jumps. What is marked "one step"
-anywhere in this package has none of these inside.
+anywhere in this package has none of these inside. At the same points it raises what another thread throws into a
+worker (`PyThreadState_SetAsyncExc`: time limits, debuggers and notebook kernels do that).
 
 No loop of this package stands right inside a `try` or `with` that has something to undo: it is a function of its own,
 called there. From 3.12 on CPython looks at signals at jumps backward that its compiler has put outside of the `try`, so
@@ -44,6 +45,17 @@ def locked(lock: threading.RLock, step: Callable[[], T]) -> T:
             lock.release()
         except RuntimeError:  # Ctrl-C came before the lock was this thread's
             pass
+
+
+def call_last(calls: list[Callable[[], None]]) -> None:
+    """Call the last of `calls`, which leaves the list; one that is cut off stays, and may be called again."""
+    call = calls[-1]
+    del calls[-1]  # one step with the line before
+    try:
+        call()
+    except BaseException:
+        calls += (call,)
+        raise
 
 
 def for_each(things: Iterable[T], step: Callable[[T], object]) -> None:

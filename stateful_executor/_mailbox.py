@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 from ._future import Future
@@ -35,10 +36,7 @@ class Mailbox(Parked, PoolWorker, Owner):
         answers no more; once set it stays set.
     `parker`
         what a task of this worker sleeps on, None while none does.
-    `listed_idle`
-        stands in `Idle.workers` while it is still finishing a task.
-
-    The worker's own thread writes the last three, and is the only one to read `listed_idle`.
+    The worker's own thread writes the last two.
 
     An idle worker is woken by who takes it out of `Idle.workers`: a submit, `Registry.notify_if_work_pending`, a
     compaction, `Registry.close`, a broadcast, a request; or by its `idle_timeout`. A task that sleeps is woken by what
@@ -59,7 +57,7 @@ class Mailbox(Parked, PoolWorker, Owner):
         self.leaving: bool = False
         self.dead: bool = False
         self.parker: Parker | None = None
-        self.listed_idle: bool = False
+        self._requests = map(deque.popleft, repeat(self.inbox))  # by a loop, see `RunQueue.serve`
 
     # Idle
 
@@ -68,7 +66,7 @@ class Mailbox(Parked, PoolWorker, Owner):
         registry = self.registry
         if not self.listed_idle:
             registry.idle.workers[self] = None
-        self.listed_idle = False
+            self.listed_idle = True  # one step with the line before
         # Before the look at the tasks: a later submit sees it, and withdraws.
         closed = registry.close_reason is not None
         self.inbox.extend(())  # locks it, see above
@@ -87,7 +85,7 @@ class Mailbox(Parked, PoolWorker, Owner):
         if timeout is None:
             self._block()
         # A submit that saw this worker idle, and another one searching, may have left its task to the two of them.
-        elif not self._block(timeout=timeout) and self._retract() and not registry.run_queue.has_entries():
+        elif not self._block(timeout) and self._retract() and not registry.run_queue.has_entries():
             self.asleep = False
             return False
         self.asleep = False
@@ -103,6 +101,7 @@ class Mailbox(Parked, PoolWorker, Owner):
         """Be idle no more. False when somebody has taken this worker out of `Idle.workers`, and so counts on it."""
         try:
             del self.registry.idle.workers[self]
+            self.listed_idle = False  # one step with `del`
         except KeyError:
             self._block()  # not for long: who took it out releases the lock in the same step
             return False
@@ -110,10 +109,8 @@ class Mailbox(Parked, PoolWorker, Owner):
 
     def _be_busy(self) -> None:
         """Before what may take long: be idle no more, and pass on a task submitted to the idle worker this seemed."""
-        if self.listed_idle:
-            self.listed_idle = False
-            if not self._retract():
-                self._pass_on()
+        if self.listed_idle and not self._retract():
+            self._pass_on()
 
     def _pass_on(self) -> None:
         """What this worker was woken for is another one's to do, as this one has other things to do first."""
@@ -149,7 +146,17 @@ class Mailbox(Parked, PoolWorker, Owner):
 
     def _answer(self) -> None:
         while self.inbox:
-            self.inbox.popleft().answer(self)
+            try:
+                for request in self._requests:  # noqa: B007
+                    break
+            except IndexError:  # whoever asked has found that this worker is dead, and taken it back
+                return
+            try:
+                request.answer(self)
+            except BaseException:  # thrown into this thread: it is answered again, when this worker next looks
+                self.inbox += (request,)
+                self.has_mail = True
+                raise
             self.inbox.extend(())  # locks it: the answer may have waited, and set `parker` back since
 
     # Broadcasts
@@ -178,10 +185,26 @@ class Mailbox(Parked, PoolWorker, Owner):
         """As `PoolWorker` has it."""
         while not self._stop_broadcasts():
             with suppress(IndexError):  # cancelled meanwhile
-                self.broadcasts.popleft().cancel()
+                task = self.broadcasts[0]
+                task.cancel()
+                self.forget_broadcast(task)
 
     def _stop_broadcasts(self) -> bool:
         """Take no more broadcasts. False when there are some to run first."""
-        with self.registry.workers.lock:
+
+        def stop() -> bool:
             self.leaving = not self.broadcasts
-        return self.leaving
+            return self.leaving
+
+        return locked(self.registry.workers.lock, stop)
+
+    # Cut off
+
+    def _be_awake(self) -> None:
+        """After an exception was thrown into this thread, wherever it was: be idle no more, and relied on by nobody."""
+        if self.listed_idle:
+            self._retract()
+        self.asleep = False
+        if self.searching:  # written by who took this worker out, before the release for which `_retract` has waited
+            self.searching = False
+            self.registry.idle.searching = False

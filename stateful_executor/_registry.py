@@ -16,7 +16,7 @@ from ._group import Group
 from ._idle import Idle
 from ._interrupts import for_each, in_new_thread
 from ._permits import Permits
-from ._phases import PENDING
+from ._phases import PENDING, RUNNING
 from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task
@@ -259,23 +259,31 @@ class Registry:
         if self.workers.is_empty():
             for_each(self.run_queue.pending(), fail)
 
-    def fail_unbegun(
-        self, task: Future[Any], error: BaseException, *, popped: bool = False, silenced: bool = False
-    ) -> bool:
+    def fail_unbegun(self, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
         """Fail `task` with `error` unless it has begun, or was cancelled; True when this did so.
 
-        Parameters:
-            popped: It has been taken out of the run queue; else its entry stays behind.
-            silenced: The log is not to be bothered when nobody takes the error.
+        Its entry in the run queue stays behind. `silenced`: the log is not to be bothered when nobody takes the error.
         """
-        if not task._begin():
-            return False
-        if silenced:
-            task._silenced = True
-        if not popped:
+        begun = False
+        try:
+            try:
+                del task._claim[0]
+                task._phase = RUNNING
+                begun = True  # one step with `del`
+            except IndexError:
+                return False
+            if silenced:
+                task._silenced = True
             self.before_removal(task)
-        self.removed(task)
-        task._fail(error)
+            self.removed(task)
+            task._fail(error)
+        except BaseException:
+            if begun:  # as in `Task._call_off`
+                try:
+                    start_new_thread(in_new_thread, (task._abort, error, task._fn))
+                except RuntimeError:
+                    task._abort(error, task._fn)
+            raise
         return True
 
     # Told by tasks that leave other than by their turn: see `_task.Home`

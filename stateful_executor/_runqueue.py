@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 from ._future import Future
@@ -24,6 +24,8 @@ class RunQueue:
     `tail`, `head`
         one deque but for a while after a compaction. Each is guarded by its own lock; which deques they are is changed
         only by whoever holds the item of `compactor`.
+    `pops`
+        an iterator over what is popped from `head`, without a state of its own, written in one step with that.
     `tombstones`
         as many items as there are tombstones; now and then one too many, when a worker met the entry before the
         canceller counted it, and too few after a compaction (`compacted`). Only a figure, and when to compact, depends
@@ -42,7 +44,9 @@ class RunQueue:
 
     def __init__(self, on_compacted: Callable[[], None], in_use: Callable[[], int] | None = None) -> None:
         self.tail: deque[Future[Any]] = deque()
-        self.head: deque[Future[Any]] = self.tail
+        self.head: deque[Future[Any]]
+        self.pops: Iterator[Future[Any]]
+        self.serve(self.tail)
         self.tombstones: list[None] = []
         self.compactor: list[None] = [None]
         self.compacted: bool = False
@@ -51,6 +55,16 @@ class RunQueue:
         self._high_water_turn: list[None] = [None]
         self._on_compacted = on_compacted
         self._in_use = in_use  # an exact count of the backlog, where there is one
+
+    def serve(self, head: deque[Future[Any]]) -> None:
+        """Have workers pop from `head`.
+
+        They take a task by a loop over `pops`, not by a call of `popleft`: what another thread throws into a worker is
+        raised after a call, and the task would be lost, but not before the body of a loop.
+        """
+        pops = map(type(head).popleft, repeat(head))
+        self.head = head
+        self.pops = pops
 
     def append_again(self, task: Future[Any]) -> None:
         """Append until `task` stands in the current `tail`: a compaction has swapped it, and may have missed that."""
@@ -75,9 +89,11 @@ class RunQueue:
         except IndexError:
             time.sleep(0)  # being compacted: `head` is about to be replaced, and what is in `tail` comes after that
             return True
-        if not self.head:
-            self.head = self.tail
-        self.compactor.append(None)
+        try:
+            if not self.head:
+                self.serve(self.tail)
+        finally:
+            self.compactor += ONE
         return True
 
     def has_entries(self) -> bool:
@@ -126,9 +142,9 @@ class RunQueue:
             old = self.tail
             if self.head is not old:  # not emptied since the last time: its tasks come before those of `tail`
                 old.extendleft(reversed(_pending(_copy(self.head))))
-                self.head = old
+                self.serve(old)
             self.tail = deque()  # (1)
-            self.head = deque(_pending(_copy(old)))  # (2)
+            self.serve(deque(_pending(_copy(old))))  # (2)
             self.compacted = True  # from here on there may be too few tombstones: those that came since (2)
             self.tombstones.clear()
             self._on_compacted()  # a worker that was about to sleep may have looked at the old deque only
@@ -167,7 +183,8 @@ class RunQueue:
         """In the child: forget all tasks; returns what is to be kept for ever, since it is the parent's."""
         self._high_water_turn = [None]
         kept = (self.tail, self.head)
-        self.tail = self.head = deque()
+        self.tail = deque()
+        self.serve(self.tail)
         return kept
 
 

@@ -8,10 +8,11 @@ from time import monotonic
 from typing import Any
 
 from ._binding import Binding
+from ._interrupts import call_last
 from ._naming import described, name_of, tell
 from ._policy import StatePolicy
-from ._state import State
-from ._stats import Counts
+from ._state import State, Teardowns
+from ._stats import ONE, Counts
 from .errors import InitializerError
 
 logger = logging.getLogger("stateful_executor")
@@ -26,23 +27,38 @@ class Slot:
     `needs_attention`
         empty when to lend and to take back is all there is to do; never so with a policy, nor while there is no state.
         `expire` adds to it from any thread. Guarded by the list's own lock.
-    `_busy`, `_making`, `_when_free`
+    `_busy`, `_making`, `calls_when_free`
         how many of the methods below that call user code are under way, whether the initializer is, and what to do when
         nothing is in use any more. What user code waits for may run other tasks here, which find these set.
+
+    Where an exception is thrown into the thread, `_busy` is taken back by a `finally`, without a call; and `lent` may
+    be higher than the caller of `lend` knows, who looks.
 
     All but `needs_attention` is touched by the worker's thread only.
     """
 
-    __slots__ = ("_busy", "_counts", "_making", "_policy", "_when_free", "binding", "lent", "needs_attention", "states")
+    __slots__ = (
+        "_busy",
+        "_counts",
+        "_making",
+        "_policy",
+        "_teardowns",
+        "binding",
+        "calls_when_free",
+        "lent",
+        "needs_attention",
+        "states",
+    )
 
-    def __init__(self, binding: Binding, counts: Counts) -> None:
+    def __init__(self, binding: Binding, counts: Counts, teardowns: Teardowns) -> None:
         self.binding: Binding = binding
         self.lent: int = 0
         self.needs_attention: list[None] = [None]
-        self._when_free: list[Callable[[], None]] = []
+        self.calls_when_free: list[Callable[[], None]] = []
         self._busy: int = 0
         self._policy: StatePolicy[Any] | None = binding.policy
         self._counts: Counts = counts
+        self._teardowns: Teardowns = teardowns
         self.states: list[State] = []
         self._making: bool = False
 
@@ -75,7 +91,8 @@ class Slot:
             raise error  # type: ignore[misc]  # there was one
         finally:
             error = None  # no cycle from it by its traceback to this frame
-            self._no_longer_busy()
+            self._busy -= 1
+            self._look_if_free()
 
     def _look_at_age(self) -> None:
         policy = self._policy
@@ -88,16 +105,22 @@ class Slot:
         name = self.binding.name
         if self._making:
             raise InitializerError(f"a task that {name} itself waits for can't have the state that {name} is making")
-        self._making = True
+        state = State(self.binding)
         started = monotonic()
+        self._making = True
         try:
-            self.states.append(State.make(self.binding))
+            state.make()
+            self.states += (state,)
+            self._counts.made += 1  # one step with the line before
         except BaseException as exc:
+            if state.is_made:  # thrown into this thread just then
+                self._teardowns.states += (state,)
+                self._counts.made += 1
+                self._teardowns.run()
             raise InitializerError(f"{name} raised {described(exc)} instead of making a state for a task") from exc
         finally:
             self._making = False
             self._counts.seconds_making += monotonic() - started
-        self._counts.made += 1
 
     def _check(self, state: State) -> BaseException | None:
         """What is wrong with `state`."""
@@ -122,18 +145,30 @@ class Slot:
                 self._make()
                 self.drop_stale()
         finally:
-            self._no_longer_busy()
+            self._busy -= 1
+            self._look_if_free()
 
     # Taking back
 
     def take_back(self, error: BaseException | None) -> None:
         """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
         self._busy += 1
-        if self._policy is not None:
-            self._look_after_task(self._policy, self.states[self.lent - 1], error)
-        self.lent -= 1
+        try:
+            if self._policy is not None:
+                self._look_after_task(self._policy, self.states[self.lent - 1], error)
+            self.lent -= 1
+            self.drop_stale()
+        finally:
+            self._busy -= 1
+            self._look_if_free()
+
+    def take_back_cut_off(self, lent: int) -> None:
+        """Take back all but the first `lent`, from tasks that were cut off: tear them down."""
+        for state in self.states[lent : self.lent]:
+            state.discarded = True
+        self.lent = min(self.lent, lent)
+        self.expire()
         self.drop_stale()
-        self._no_longer_busy()
 
     def _look_after_task(self, policy: StatePolicy[Any], state: State, error: BaseException | None) -> None:
         name = self.binding.name
@@ -172,6 +207,16 @@ class Slot:
     def drop_stale(self) -> None:
         """Tear down the states that are to be replaced and are not lent."""
         self._busy += 1
+        try:
+            self._look_for_stale()
+        except BaseException:
+            self.needs_attention += ONE  # thrown into this thread: look again next time
+            raise
+        finally:
+            self._busy -= 1
+            self._look_if_free()
+
+    def _look_for_stale(self) -> None:
         # A collection may begin anywhere here, and a finalizer run a task that is lent a state. So `needs_attention` is
         # never empty while there is none.
         if self._policy is None:
@@ -182,33 +227,39 @@ class Slot:
                 del self.needs_attention[1:]
         stale = [state for state in self.states[self.lent :] if state.is_stale()]
         lent = self.states[: self.lent]
-        if self.states and (stale or self._making or self._when_free or any(state.is_stale() for state in lent)):
+        if self.states and (stale or self._making or self.calls_when_free or any(state.is_stale() for state in lent)):
             self.expire()  # for when they are taken back, have been made, or are gone
         # All of them before the first teardown, which may run a task that needs a state, too.
-        for state in [state for state in stale if self._forget(state)]:
-            state.tear_down(self._counts)
-            self._counts.discarded += 1
-        self._no_longer_busy()
+        for state in reversed(stale):
+            self._discard(state)
+        self._teardowns.run()
 
-    def _forget(self, state: State) -> bool:
-        """Have `state` no more. False when such a task has led to its teardown."""
-        try:
-            self.states.remove(state)
-        except ValueError:
-            return False
-        return True
+    def _discard(self, state: State) -> None:
+        """Have `state` no more, unless such a task has led to its teardown."""
+        entry = (state,)  # before the look: to make it may start a collection
+        if state in self.states:
+            self._teardowns.states += entry
+            self._counts.discarded += 1
+            self.states.remove(state)  # one step with the two lines before
 
     def drop_overflow(self) -> None:
         """Tear down the states made for deeper levels of nesting, the last made first."""
         self._busy += 1
-        while len(self.states) > 1:
-            self.states.pop().tear_down(self._counts)
-        self._no_longer_busy()
+        try:
+            if len(self.states) > 1:
+                self._drop_states(1)
+                self._teardowns.run()
+        finally:
+            self._busy -= 1
+            self._look_if_free()
 
-    def tear_down(self) -> None:
-        """Tear down all states, the last made first."""
-        while self.states:
-            self.states.pop().tear_down(self._counts)
+    def drop_states(self) -> None:
+        """Have no state any more; they are all in `Teardowns` after that."""
+        self._drop_states(0)
+
+    def _drop_states(self, kept: int) -> None:
+        self._teardowns.states += self.states[kept:]
+        del self.states[kept:]  # one step with the line before
 
     # In use or not
 
@@ -218,10 +269,9 @@ class Slot:
 
     def when_free(self, call: Callable[[], None]) -> None:
         """Have `call` called when this is no longer in use."""
-        self._when_free.append(call)
+        self.calls_when_free.append(call)
         self.expire()
 
-    def _no_longer_busy(self) -> None:
-        self._busy -= 1
-        while self._when_free and not self.in_use():
-            self._when_free.pop(0)()
+    def _look_if_free(self) -> None:
+        while self.calls_when_free and not self.in_use():
+            call_last(self.calls_when_free)

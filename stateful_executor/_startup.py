@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ._binding import Binding
@@ -86,21 +87,25 @@ class Startup:
         """Give the error in `failures` to the next task, if there is one yet."""
         registry = self._registry
         while True:
+            queue = self._worker.broadcasts or registry.run_queue.head
             try:
-                task = (self._worker.broadcasts or registry.run_queue.head).popleft()
+                task = queue[0]  # it stays there until it is claimed, lest it be lost if this is cut off
             except IndexError:
                 if not registry.run_queue.next_segment():
                     return
                 continue
-            if self.fail(task, failures[0], popped=True):
+            if self.fail(task, failures[0]):
                 failures.clear()
+            with suppress(ValueError, IndexError):  # its turn may have come meanwhile
+                queue.remove(task)
+                registry.removal_failed(task)
+            if not failures:
                 return
-            registry.removal_failed(task)
 
-    def fail(self, task: Future[Any], error: BaseException, *, popped: bool = False, silenced: bool = False) -> bool:
+    def fail(self, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
         """As `Registry.fail_unbegun`, in a worker: what a callback raises is logged."""
         try:
-            return self._registry.fail_unbegun(task, error, popped=popped, silenced=silenced)
+            return self._registry.fail_unbegun(task, error, silenced=silenced)
         except BaseException:  # a callback's SystemExit
             tell(logger.critical, "callback of %r raised", task)
             return True

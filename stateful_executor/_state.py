@@ -6,7 +6,9 @@ import inspect
 import logging
 import os
 import random
+from collections import defaultdict
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -21,6 +23,11 @@ logger = logging.getLogger("stateful_executor")
 class State:
     """What an initializer made, and how it ends. Strictly private.
 
+    `is_made`
+        there is something to tear down: the initializer has returned the state, or yielded it.
+    `_teardown_begun`
+        once set it stays set.
+
     Touched only by the thread that made it, but for `discarded`, which once set stays set.
     """
 
@@ -30,36 +37,44 @@ class State:
         "_process",
         "_rest",
         "_started",
+        "_teardown_begun",
         "_usable",
         "discarded",
+        "is_made",
         "tasks",
         "value",
     )
 
-    def __init__(
-        self,
-        value: Any,
-        binding: Binding,
-        rest: Callable[[], object] | None,
-        generation: object,
-        started: float,
-    ) -> None:
-        self.value: Any = value
+    def __init__(self, binding: Binding) -> None:
+        self.value: Any = None
         self._binding = binding
         self._process: int = os.getpid()
-        self._rest = rest  # of an initializer that yields
-        self._generation: object = generation
-        self._started: float = started
+        self._rest: Callable[[], object] | None = None  # of an initializer that yields
+        # Both before the initializer runs: what it reads may be outdated when it returns.
+        self._generation: object = binding.generation
+        self._started: float = monotonic()
         self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
         self.tasks: int = 0  # that have given it back
         self.discarded: bool = False
+        self.is_made: bool = False
+        self._teardown_begun: bool = False
 
-    @classmethod
-    def make(cls, binding: Binding) -> State:
-        """Run the initializer of `binding` in this thread."""
-        generation, started = binding.generation, monotonic()  # before: what it reads may be outdated when it returns
-        value, rest = _entered(binding.initializer(*binding.initargs), binding)
-        return cls(value, binding, rest, generation, started)
+    def make(self) -> None:
+        """Run the initializer in this thread. Whatever this raises, `is_made` says whether there is a state."""
+        binding = self._binding
+        # A dict makes both calls: what other threads throw into this one comes after a call that stands here, but not
+        # after a subscript, so no state gets lost on its way.
+        self.value = defaultdict[None, Any](partial(binding.initializer, *binding.initargs))[None]
+        self.is_made = True
+        enter, rest, refusal = _entry(self.value, binding)
+        if refusal is None and enter is None:
+            return
+        self.value, self.is_made = None, False
+        if refusal is not None:
+            raise refusal
+        self.value = defaultdict[None, Any](enter)[None]
+        self._rest = rest
+        self.is_made = True
 
     def is_stale(self) -> bool:
         """Whether it is to be replaced."""
@@ -70,10 +85,14 @@ class State:
         return monotonic() - self._started >= max_age * self._usable
 
     def tear_down(self, counts: Counts) -> None:
-        """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope."""
-        if self._is_parents():
+        """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope.
+
+        Called again, it does nothing: so it may be when it was cut off.
+        """
+        if self._teardown_begun or self._is_parents():
             return
         binding = self._binding
+        self._teardown_begun = True
         counts.torn_down += 1
         try:
             if self._rest is not None:
@@ -97,8 +116,13 @@ class State:
         return True
 
 
-def _entered(made: Any, binding: Binding) -> tuple[Any, Callable[[], object] | None]:
-    """The state, and what remains to be called at its end, of what the initializer has returned."""
+def _entry(
+    made: Any, binding: Binding
+) -> tuple[Callable[[], Any] | None, Callable[[], object] | None, TypeError | None]:
+    """Of what the initializer has returned: what yields the state, and what is left to call at its end.
+
+    Both are None when it is the state itself. An error when it can't be one.
+    """
     enter: Callable[[], Any]
     rest: Callable[[], object]
     if isinstance(made, GeneratorContextManager):
@@ -106,11 +130,8 @@ def _entered(made: Any, binding: Binding) -> tuple[Any, Callable[[], object] | N
     elif binding.is_generator or inspect.isgenerator(made):
         enter, rest = partial(_begin, made, binding.name), partial(_finish, made, binding.name)
     else:
-        _refuse_async(made, binding)
-        return made, None
-    if binding.finalizer is not None:
-        raise binding.needs_no_finalizer()
-    return enter(), rest
+        return None, None, _refusal(made, binding)
+    return enter, rest, None if binding.finalizer is None else binding.needs_no_finalizer()
 
 
 def _begin(generator: Generator[Any, Any, Any], name: str) -> Any:
@@ -129,12 +150,35 @@ def _finish(generator: Generator[Any, Any, Any], name: str) -> None:
     raise RuntimeError(f"the generator {name} yielded a second time")
 
 
-def _refuse_async(made: Any, binding: Binding) -> None:
+def _refusal(made: Any, binding: Binding) -> TypeError | None:
+    """The error of what would have to be awaited."""
     if inspect.iscoroutine(made):
         made.close()  # else Python warns that nobody has awaited it
     elif not (inspect.isasyncgen(made) or isinstance(made, AsyncGeneratorContextManager)):
-        return
-    raise binding.cannot_await()
+        return None
+    return binding.cannot_await()
+
+
+class Teardowns:
+    """The states of one worker that have left their slot, to be torn down. Strictly private.
+
+    A state enters in one step with leaving its slot: `made += (state,)`, `del`, no call. It stays until its teardown is
+    over, so that none is lost when an exception is thrown into the worker. Touched by the worker's thread only.
+    """
+
+    __slots__ = ("_counts", "states")
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self.states: list[State] = []
+
+    def run(self) -> None:
+        """Tear them down, the last one that entered first. A teardown may lead to others, inside it."""
+        while self.states:
+            state = self.states[-1]
+            state.tear_down(self._counts)
+            with suppress(ValueError):  # run inside that teardown as well
+                self.states.remove(state)
 
 
 # The parent's, in a forked child. Kept for ever, so that none is collected, and thereby closed, there.

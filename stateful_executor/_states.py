@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ._binding import Binding, Holder
+from ._interrupts import call_last
 from ._slot import Slot
-from ._stats import Counts
+from ._state import Teardowns
+from ._stats import ONE, Counts
 
 
 class Request:
@@ -42,8 +44,10 @@ class States:
     `slots`
         the worker's states by binding, in the order made. Written by its own thread, read by all; guarded by the
         dict's own lock.
-    `tearing`
-        the teardowns under way, and who asked for them meanwhile.
+    `teardowns`
+        the states that have left their slots.
+    `tearing`, `_late`
+        the teardowns under way, with what to call after them; and what is still to be called.
     `overflow`
         a slot may have states for deeper levels of nesting, to be torn down when the outermost task has ended.
     `base_depth`
@@ -52,13 +56,15 @@ class States:
     All but `slots` is touched by the worker's own thread only.
     """
 
-    __slots__ = ("_counts", "_owner", "base_depth", "overflow", "slots", "tearing")
+    __slots__ = ("_counts", "_late", "_owner", "base_depth", "overflow", "slots", "teardowns", "tearing")
 
     def __init__(self, owner: Owner, counts: Counts) -> None:
         self._owner = owner
         self._counts = counts
+        self.teardowns = Teardowns(counts)
         self.slots: dict[Binding, Slot] = {}
-        self.tearing: dict[Binding, list[Request]] = {}
+        self.tearing: dict[Binding, list[Callable[[], None]]] = {}
+        self._late: list[Callable[[], None]] = []
         self.overflow: bool = False
         self.base_depth: dict[Slot, int] = {}
 
@@ -73,7 +79,7 @@ class States:
             if binding not in self.tearing:
                 binding.holders.pop(self._owner, None)
             raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
-        slot = self.slots[binding] = Slot(binding, self._counts)
+        slot = self.slots[binding] = Slot(binding, self._counts, self.teardowns)
         return slot
 
     def call_bound(
@@ -81,18 +87,28 @@ class States:
     ) -> Any:
         """Call `fn(state, *args, **kwargs)` inside a task, with a state that no task of this worker holds."""
         slot = self.slot(binding)
-        state = slot.lend()
-        if slot.lent > 1:
-            self.overflow = True
-        error = None
+        outer = slot.lent
+        state = error = None
         try:
+            state = slot.lend()
+            if slot.lent > 1:
+                self.overflow = True
             return fn(state, *args, **kwargs)
         except BaseException as exc:
             error = exc
             raise
         finally:
-            slot.take_back(error)
-            del error, state  # no cycle from it by its traceback to this frame
+            try:
+                if slot.lent > outer:
+                    slot.take_back(error)
+            except BaseException:  # thrown into this thread
+                if slot.lent > outer:
+                    slot.lent = outer
+                    slot.states[outer].discarded = True
+                    slot.needs_attention += ONE
+                raise
+            finally:
+                del error, state  # no cycle from it by its traceback to this frame
 
     def lent_now(self, binding: Binding) -> Slot | None:
         """The slot of `binding`, if a state of it is lent to the task, or bound function, that calls this."""
@@ -108,18 +124,39 @@ class States:
     def tear_down(self, binding: Binding) -> None:
         """Tear down this worker's states of `binding`."""
         late = self.tearing[binding] = []
-        while (slot := self.slots.pop(binding, None)) is not None:  # a teardown may have led to another one
-            slot.tear_down()
-        del self.tearing[binding]
+        try:
+            self._tear_down(binding, late)
+        finally:
+            del self.tearing[binding]
+            self._late += late
         binding.holders.pop(self._owner, None)
-        for request in late:
-            request.done()
+        self._call_late()
+
+    def _tear_down(self, binding: Binding, late: list[Callable[[], None]]) -> None:
+        while (slot := self.slots.get(binding)) is not None:  # a teardown may have led to another one
+            slot.drop_states()
+            late += slot.calls_when_free
+            del self.slots[binding]
+            self.teardowns.run()
+
+    def _call_late(self) -> None:
+        while self._late:
+            call_last(self._late)
 
     def tear_down_all(self) -> None:
         """Tear down all states of this worker, the last made first."""
         while self.slots:  # a teardown may have led to new ones
             for binding in reversed(list(self.slots)):
                 self.tear_down(binding)
+        self.teardowns.run()  # what was cut off before
+        self._call_late()
+
+    def take_back_cut_off(self) -> None:
+        """A task inside another one was cut off: its states, and what it had called with others, are torn down."""
+        for slot in list(self.slots.values()):
+            lent = self.base_depth.get(slot, 0)
+            if slot.lent > lent:
+                slot.take_back_cut_off(lent)
 
 
 class TearDown(Request):
@@ -139,7 +176,7 @@ class TearDown(Request):
         """As `Request` has it."""
         late = owner.states.tearing.get(self._binding)
         if late is not None:  # asked inside that very teardown, which waits for something
-            late.append(self)
+            late.append(self.done)
             return
         slot = owner.states.slots.get(self._binding)
         if slot is not None and slot.in_use():  # by a bound function, in a task that is not the scope's

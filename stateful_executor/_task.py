@@ -251,14 +251,33 @@ class Task(concurrent.futures.Future[T]):
             self._result = result
         else:
             self._fails(exception, name)
-        scope, self._scope = self._scope, None
         self._phase = FINISHED if exception is None else FAILED
         tally.ones += ONE  # one step with the phase
+        self._tell_end()
+        tally.carry()
+
+    def _tell_end(self) -> None:
         try:
             self._announce()
         finally:  # a callback's SystemExit does not keep the scope from its end
-            if scope is not None:
-                scope._ended(self)
+            if self._scope is not None:
+                self._scope._ended(self)
+                self._scope = None
+
+    def _abort(self, error: BaseException, fn: object) -> None:
+        """End the task, of `fn`, with `error` unless it has an outcome, and do what is left to do; may be called again.
+
+        For whoever took the claim, and was cut off.
+        """
+        self._fn = None
+        self._args = ()
+        self._home.removed(self)
+        tally = self._home.counts.failed
+        if self._phase == RUNNING:
+            self._fails(error, name_of(fn))
+            self._phase = FAILED
+            tally.ones += ONE  # one step with the phase
+        self._tell_end()
         tally.carry()
 
     def _fails(self, error: BaseException, name: str) -> None:

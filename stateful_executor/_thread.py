@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable
 from contextvars import Context
 
@@ -79,12 +80,18 @@ class PoolThread:
         try:
             # Empty, whoever starts this thread: tools patch `Thread.start` so that it carries the starter's over, which
             # would be that of all tasks to come.
-            Context().run(self._run_worker)
+            try:
+                Context().run(self._run_worker)
+            except BaseException:  # thrown into this thread before it was at work
+                self._run_worker()
         finally:
-            self._say_ended()
+            try:
+                self._say_ended()
+            except BaseException:  # thrown into this thread: another one says it
+                start_new_thread(self._say_ended, ())
 
     def _run_worker(self) -> None:
-        """All that the worker does."""
+        """All that the worker does. Called again when it was cut off before its first step."""
         raise NotImplementedError
 
     def _say_ended(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from ._binding import Binding
 from ._current import current
@@ -18,28 +19,49 @@ class Worker(Runner):
     """A thread's whole life in the pool: make the own state, serve, tear down, leave. Strictly private.
 
     What is shared is in its bases, which say what guards it: `PoolThread` (start and end), `Parked` and `Mailbox`
-    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread: nothing here is interrupted.
+    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread; but other threads may throw an exception into
+    this one, see `_interrupts`. Wherever that comes, outside of a task: the task that the worker had fails with it, its
+    states are torn down, and the worker leaves the pool, or begins anew when there are tasks. Whoever relied on it to
+    take a task, or to wake others, is made good by `_recover`. Every step from there on may be begun again.
     """
 
     def __init__(self, registry: Registry, binding: Binding | None) -> None:
         super().__init__(registry)
         self._startup = Startup(self, registry, binding)
+        self._failed: bool = False  # something was raised outside of a task
+        self._over: bool = False
 
     def _run_worker(self) -> None:
-        current.worker = self
-        try:
-            self._work()
-        except BaseException:
-            tell(logger.critical, "a bug in stateful_executor ended worker %s", self.thread.name)
-        finally:
-            self._end()
+        while not self._over:
+            try:  # twice, as in `Scope.__exit__`
+                while not self._over:
+                    try:
+                        self._work()
+                    except BaseException:
+                        self._failed = True
+                        tell(logger.critical, _FAILED, self.thread.name)
+            except BaseException:
+                self._failed = True
 
     def _work(self) -> None:
-        leaving = False
+        current.worker = self
+        leaving = self._failed and self._recover()
         while not leaving:
             if self._startup.run():
                 self._serve()
             leaving = self._leave()
+        self._end()
+
+    def _recover(self) -> bool:
+        """Leave nothing half done. True when the worker is to leave."""
+        if self.registry.forked:
+            return True
+        self._be_awake()
+        self.states.tear_down_all()
+        self._end_cut_off()
+        self._failed = False
+        self.registry.notify_if_work_pending()
+        return self._leave()
 
     # Serving
 
@@ -51,6 +73,8 @@ class Worker(Runner):
                 self.has_mail = False  # before the look, so that what is asked meanwhile is not missed
                 self.inbox.extend(())  # locks it, see `Mailbox`
                 self.broadcasts.extend(())
+                if self._cut_off:  # in a task that ran inside another one, which went on
+                    self._end_cut_off()
             if self.inbox or self.broadcasts:
                 if self.listed_idle:
                     self._be_busy()
@@ -64,16 +88,14 @@ class Worker(Runner):
     def _run_broadcasts(self) -> None:
         breakage = self.registry.workers.breakage
         while self.broadcasts:
-            try:
-                task = self.broadcasts.popleft()
-            except IndexError:
-                return  # cancelled
             if breakage is None:
                 self._be_busy()
-                self.run(task)
+                self.run(queue=self.broadcasts)
             else:
-                self._startup.fail(task, breakage(), popped=True, silenced=True)
-            del task
+                with suppress(IndexError):  # cancelled
+                    task = self.broadcasts[0]
+                    self._startup.fail(task, breakage(), silenced=True)
+                    self.forget_broadcast(task)
 
     # Ending
 
@@ -98,9 +120,14 @@ class Worker(Runner):
 
     def _end(self) -> None:
         if not self.registry.forked:
-            self.states.tear_down_all()  # nothing is left to do here, nor in the next two lines, but after a bug
-            self.drop_broadcasts()
             self.dead = True
             self.inbox.extend(())  # locks it, see `Mailbox`
             self._answer()
         current.worker = None
+        self._over = True
+
+
+_FAILED = (
+    "worker %s met an exception outside of its tasks, thrown into its thread or by a bug in stateful_executor: "
+    "it tears down its states, and begins anew if there are tasks"
+)

@@ -8,10 +8,11 @@ import time
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
+from ._current import current
 from ._future import Future
 from ._interpreter import in_subinterpreter
 from ._interrupts import locked
@@ -67,7 +68,7 @@ class Workers:
     `retired`
         those that have left while the pool goes on, and whose threads may not have ended yet.
     `free_indices`, `_next_index`
-        numbers of workers that have left, a heap; and those that no worker has had.
+        numbers of workers that have left; and those that no worker has had.
     `can_grow`
         false when `live` is full, or the pool is closed.
     `initialized_once`, `breakage`
@@ -108,20 +109,22 @@ class Workers:
     def grow(self) -> None:
         """Start a worker; raise when none can be started and there is none.
 
-        Signals are for the main thread, so there another thread does it: what Ctrl-C leaves half done would have to be
-        undone, and that can be interrupted as well. `Thread.start` alone waits for the new thread on an `Event`, whose
-        lock Ctrl-C can leave held. Then the new thread never gets past its start, nor the interpreter past its exit.
+        Signals are for the main thread, and exceptions are thrown into workers, so there another thread does it: what
+        they leave half done would have to be undone, and that can be interrupted as well. `Thread.start` alone waits
+        for the new thread on an `Event`, whose lock Ctrl-C can leave held. Then the new thread never gets past its
+        start, nor the interpreter past its exit.
         """
-        if in_subinterpreter or not _in_main_thread():
+        if in_subinterpreter or not (_in_main_thread() or current.worker is not None):
             self._start_worker()
             return
         errors: list[BaseException] = []
         interrupted: list[None] = []
+        over: list[None] = []
         # A collection that starts in the middle of what this thread does with the lock may have led here.
         parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
         try:
             try:
-                start_new_thread(self._start_worker_for, (errors, interrupted, parker))
+                start_new_thread(self._start_worker_for, (errors, interrupted, over, _WakeAtEnd(parker)))
             except Exception:
                 if not self._has_live_workers():
                     raise
@@ -133,19 +136,21 @@ class Workers:
             raise
         if errors:
             raise errors.pop()
+        if parker is not None and not over:  # what was meant for this thread has hit the other one, see `_WakeAtEnd`
+            self.grow()
 
-    def _start_worker_for(self, errors: list[BaseException], interrupted: list[None], parker: Parker | None) -> None:
-        """In a thread of its own, for one that waits on `parker` unless it is `interrupted`."""
+    def _start_worker_for(
+        self, errors: list[BaseException], interrupted: list[None], over: list[None], waits: _WakeAtEnd
+    ) -> None:
+        """In a thread of its own, for one that `waits` unless it is `interrupted`."""
         try:
             self._start_worker()
         except BaseException as exc:
-            if parker is not None and not interrupted:
+            if waits.parker is not None and not interrupted:
                 errors.append(exc)
             elif isinstance(exc, Exception):
                 self._pool.no_worker(exc)
-        finally:
-            if parker is not None:
-                parker.wake()
+        over += ONE
 
     def _start_worker(self) -> None:
         worker = None
@@ -157,7 +162,7 @@ class Workers:
                     del self.live[worker]
                     self.can_grow = False
                     return
-                worker.take_index(heappop(self.free_indices) if self.free_indices else next(self._next_index))
+                worker.take_index(self._free_index())
             worker.start()
         except BaseException as exc:
             if worker is not None:
@@ -168,6 +173,13 @@ class Workers:
             if not isinstance(exc, Exception) or not self._has_live_workers():
                 raise
             # No more threads to be had, or no memory for one: those that are there will do.
+
+    def _free_index(self) -> int:
+        if not self.free_indices:
+            return next(self._next_index)
+        index = min(self.free_indices)
+        self.free_indices.remove(index)
+        return index
 
     def _has_live_workers(self) -> bool:
         return any(worker.thread.is_alive() for worker in list(self.live))
@@ -186,12 +198,15 @@ class Workers:
 
         Returns what makes it from now on, or None while the pool works.
         """
-        with self.lock:
+
+        def enter() -> Callable[[], Exception] | None:
             if breakage is None:
                 self.initialized_once = self.breakage is None
             elif not self.initialized_once:
                 self.breakage = self.breakage or breakage
             return self.breakage
+
+        return locked(self.lock, enter)
 
     def leave(self, worker: PoolWorker) -> None:
         """`worker` is none of the pool's any more."""
@@ -200,29 +215,39 @@ class Workers:
                 del self.live[worker]
                 self.can_grow = not self._closed()  # first: after Ctrl-C in the next line only a number is lost
                 if worker.index >= 0:
-                    heappush(self.free_indices, worker.index)
+                    self.free_indices.append(worker.index)
 
     def retire(self, worker: PoolWorker) -> bool:
         """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
-        with self.lock:
-            del self.live[worker]
-            self.can_grow = not self._closed()  # before the look at the tasks
-            if self._run_queue.has_entries() and self._run_queue.pending():
-                self.live[worker] = None  # before they are counted, as in `_start_worker`
-                if len(self.live) <= self.max_workers:
-                    worker.leaving = False
-                    return False
-                del self.live[worker]
-            if self._closed():
-                self.live[worker] = None  # of a pool that was shut down they are all to be seen
-                return True
-            self.retired[worker] = None
-            heappush(self.free_indices, worker.index)
-            self.retired_counts.add(worker.counts)
-            self.retired_counts.completed += worker.completed
+        if not locked(self.lock, partial(self._try_retire, worker)):
+            return False
         for other in self.retired.copy():
             if not other.thread.is_alive():
                 self.retired.pop(other, None)
+        return True
+
+    def _try_retire(self, worker: PoolWorker) -> bool:
+        """With `lock` held. May be cut off, and begun again."""
+        if worker in self.retired:
+            return True
+        self.live.pop(worker, None)
+        self.can_grow = not self._closed()  # before the look at the tasks
+        if self._run_queue.has_entries() and self._run_queue.pending():
+            self.live[worker] = None  # before they are counted, as in `_start_worker`
+            if len(self.live) <= self.max_workers:
+                worker.leaving = False
+                return False
+            del self.live[worker]
+        if self._closed():
+            self.live[worker] = None  # of a pool that was shut down they are all to be seen
+            return True
+        counts = Counts()
+        counts.add(self.retired_counts)
+        counts.add(worker.counts)
+        counts.completed += worker.completed
+        self.retired_counts = counts  # one step, from here on
+        self.free_indices += (worker.index,)
+        self.retired[worker] = None
         return True
 
     # Joining
@@ -254,6 +279,21 @@ class Workers:
         """In the child, into which no worker came along."""
         self.lock = threading.RLock()
         self.can_grow = False
+
+
+class _WakeAtEnd:
+    """An argument of a thread's function: wakes `parker` when that has ended, or could not begin.
+
+    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
+    instruction.
+    """
+
+    def __init__(self, parker: Parker | None) -> None:
+        self.parker = parker
+
+    def __del__(self) -> None:
+        if self.parker is not None:
+            self.parker.wake()
 
 
 def _in_main_thread() -> bool:

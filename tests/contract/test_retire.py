@@ -122,7 +122,7 @@ class Moment:
         retract = self.worker.retract
 
         def staged() -> Any:
-            if not self.worker.listed_idle and not self.registry.has_entries():
+            if not self.registry.has_entries():
                 self.worker.retract = retract
                 self.run()
             return retract()

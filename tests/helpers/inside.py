@@ -9,6 +9,7 @@ imported from here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,7 @@ __all__ = [
     "hook",
     "inside",
     "is_exiting",
+    "is_parked",
     "new_task",
     "parts",
     "place",
@@ -141,7 +143,7 @@ WORKER = {
     "end": "_end",
     "start_claim": "_start_claim",
 }
-SLOT = {"states": "states", "needs_attention": "needs_attention", "when_free": "_when_free"}
+SLOT = {"states": "states", "needs_attention": "needs_attention", "when_free": "calls_when_free"}
 TASK = {
     "claim": "_claim",
     "phase": "_phase",
@@ -211,7 +213,9 @@ class Inside:
 
     def __setattr__(self, name: str, value: object) -> None:
         owner, last = self._find(name)
-        if owner is not None:  # else there is no bound
+        if last == "head":
+            owner.serve(value)
+        elif owner is not None:  # else there is no bound
             setattr(owner, last, value)
 
     def __delattr__(self, name: str) -> None:
@@ -234,6 +238,12 @@ class Inside:
 def inside(thing: object) -> Any:
     """`thing` under the names of the tests."""
     return Inside(thing)
+
+
+def is_parked(worker: Worker) -> bool:
+    """Whether an idle worker sleeps, or is about to."""
+    frame = sys._current_frames().get(worker.thread.ident or 0)
+    return frame is not None and frame.f_code is _idle.Parked._block.__code__
 
 
 def place(thing: object, name: str) -> tuple[Any, str]:
@@ -286,7 +296,7 @@ def registries() -> list[Any]:
     return _interpreter._alive()
 
 
-SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._block"}  # each is for one thread to sleep on
+SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._acquire"}  # each is for one thread to sleep on
 SLEEPS_IN = _parker.__file__  # the file in which every thread sleeps that waits for the library
 
 

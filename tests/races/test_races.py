@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside
+from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside, is_parked
 from stages import OnFirstEntry
 from threads import run_in_thread
 
@@ -379,7 +379,7 @@ def test_request_against_wake() -> None:
         both = threading.Barrier(2)
         wait([pool.submit(both.wait) for _ in range(2)])
         registry = inside(pool)
-        while not all(worker in registry.idle and not inside(worker).listed_idle for worker in registry.workers):
+        while not all(worker in registry.idle and is_parked(worker) for worker in registry.workers):
             time.sleep(0)
         registry.idle = Idle(registry.idle)
         future = pool.submit(ran.set)
@@ -531,7 +531,7 @@ class TestOnTheWay:
             woken, retiring = registry.workers
             true_block = inside(retiring).block
 
-            def block_once(timeout: float) -> bool:
+            def block_once(_: float) -> bool:
                 inside(retiring).block = true_block
                 return time_is_up.wait(5) is None  # in vain
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError, wait
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import threads
@@ -118,9 +118,9 @@ class TestTimeoutAtTheVeryMoment:
             true_sleep = inside(worker).block
             futures = []
 
-            def lying_sleep(**kwargs: Any) -> bool:
-                if not kwargs or futures:
-                    return true_sleep(**kwargs)
+            def lying_sleep(*timeout: float) -> bool:
+                if not timeout or futures:
+                    return bool(true_sleep(*timeout))
                 run_in_thread(lambda: futures.append(pool.submit(int)))
                 return False
 
@@ -392,18 +392,19 @@ class TestEndOfATask:
 
 
 class Ending(list[None]):
-    """What a worker appends to before it takes a task out of `_pending`, and pops when it has forgotten the task."""
+    """What a worker adds to before it takes a task out of `_pending`, and deletes from when it has forgotten it."""
 
     hooks: dict[str, Callable[[], object]]
 
-    def append(self, item: None) -> None:
+    def __iadd__(self, items: Any) -> Self:
         self._run("before it enters")
-        super().append(item)
+        super().__iadd__(items)
         self._run("before it leaves the others")
+        return self
 
-    def pop(self, *args: Any) -> None:
+    def __delitem__(self, index: Any) -> None:
         self._run("before it is forgotten")
-        super().pop(*args)
+        super().__delitem__(index)
         self._run("after it is forgotten")
 
     def _run(self, name: str) -> None:

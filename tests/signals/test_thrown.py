@@ -1,0 +1,317 @@
+"""Exceptions thrown into workers by other threads, as time limits, debuggers and notebook kernels do."""
+
+from __future__ import annotations
+
+import ctypes
+import dis
+import random
+import sys
+import threading
+from _thread import LockType, allocate_lock, get_ident
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
+from itertools import islice, repeat
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from inside import inside, is_parked
+from interrupts import _ours, place
+from threads import PATIENCE, until
+
+from stateful_executor import InitializerError, StatefulThreadPoolExecutor
+
+Pool = StatefulThreadPoolExecutor[Any]
+
+# What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Thrown(BaseException):
+    """No user code raises it."""
+
+
+_set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+
+def pass_through(lock: LockType) -> None:
+    """A task that waits in C: what is thrown into an `Event` would leave that one's own lock held."""
+    lock.acquire()
+    lock.release()
+
+
+class ThrowAt:
+    """A trace function for one worker: has `Thrown` raised in it at point number `at` of the library's own code.
+
+    A point is where the interpreter looks at what was thrown: an instruction of those in `LOOKS`. From the event before
+    it on no Python code runs in between, so that it is raised there.
+    """
+
+    LOOKS = frozenset({"PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME"})
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.passed = 0
+        self.where: str = ""
+        self._code: dict[CodeType, bytes] = {}
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "call":
+            if not _ours(frame):
+                return None
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+        elif event == "opcode" and self._looks(frame):
+            self.passed += 1
+            if self.passed == self.at:
+                self._throw(frame)
+                for _ in iter(partial(_set_async_exc, threading.get_ident(), Thrown), "never"):
+                    return None  # by a loop: after a call it would be raised here
+        return self
+
+    def _looks(self, frame: FrameType) -> bool:
+        code = self._code.get(frame.f_code)
+        if code is None:
+            code = self._code[frame.f_code] = frame.f_code.co_code
+        return dis.opname[code[frame.f_lasti]] in self.LOOKS
+
+    def _throw(self, frame: FrameType) -> None:
+        self.where = place(frame)
+        sys.settrace(None)
+        outer: FrameType | None = frame
+        while outer is not None:
+            if outer.f_trace is not None:
+                outer.f_trace = None
+            outer = outer.f_back
+
+
+class Case:
+    """A pool with states, a bound and a scope in use; and what must hold when it is over, whatever was thrown."""
+
+    def __init__(self, workers: int, **options: Any) -> None:
+        self.made: list[object] = []
+        self.torn_down: list[object] = []
+        self.pool: Pool = StatefulThreadPoolExecutor(
+            workers, "thrown", self.make, finalizer=self.torn_down.append, max_backlog=3, **options
+        )
+
+    def make(self) -> object:
+        state = object()
+        self.made.append(state)
+        return state
+
+    def fill(self) -> None:
+        """Have all workers there may be, as far as they start."""
+        held = allocate_lock()
+        held.acquire()
+        futures = [self.pool.submit(pass_through, held) for _ in range(self.pool._max_workers)]
+        held.release()
+        for future in futures:
+            with suppress(Thrown, InitializerError):
+                future.result(PATIENCE)
+
+    def use(self) -> None:
+        """Tasks of all kinds, one after the other and together; those that were cut off fail, all others work."""
+        pool = self.pool
+        outcomes: list[object] = []
+
+        def outcome(call: Callable[[], object]) -> None:
+            try:
+                outcomes.append(call())
+            except (Thrown, InitializerError) as exc:
+                outcomes.append(type(exc))
+            except BaseExceptionGroup as group:
+                assert all(isinstance(exc, Thrown | InitializerError) for exc in group.exceptions)
+
+        outcome(lambda: pool.submit(int).result(PATIENCE))
+        view = pool.with_state()
+        futures = [view.submit(lambda _: 1) for _ in range(4)]
+        for future in futures:
+            outcome(partial(future.result, PATIENCE))
+
+        def in_scope() -> None:
+            with pool.scope() as scope:
+                own = scope.with_state(self.make, finalizer=self.torn_down.append)
+                for _ in range(3):
+                    scope.submit(int)
+                    own.submit(lambda _: 2)
+
+        outcome(in_scope)
+
+        def nested() -> object:
+            return view.submit(lambda _: view.submit(lambda _: 3).result(PATIENCE)).result(PATIENCE)
+
+        outcome(nested)
+        for future in pool.broadcast(int):
+            with suppress(CancelledError):  # its worker has left
+                outcome(partial(future.result, PATIENCE))
+        errors = [each for each in outcomes if isinstance(each, type)]
+        assert len(errors) <= 2, errors  # of two, one task waited for the other one in the same worker
+
+    def check(self) -> None:
+        """The pool works as ever, and at its end nothing is left."""
+        pool = self.pool
+        assert pool.submit(int).result(PATIENCE) == 0
+        both = threading.Barrier(pool._max_workers)
+        futures = [pool.submit(both.wait, PATIENCE) for _ in range(pool._max_workers)]  # each worker is there
+        assert sorted(future.result(PATIENCE) for future in futures) == list(range(pool._max_workers))
+        until(lambda: all(is_parked(worker) for worker in list(inside(pool).workers)))
+        assert len(inside(pool).free_permits) == 3
+        assert not pool.stats().backlog
+        self.end()
+
+    def end(self) -> None:
+        """Shut it down: all is accounted for."""
+        pool = self.pool
+        pool.shutdown(timeout=PATIENCE)
+        stats = pool.stats()
+        assert stats.submitted == stats.completed + stats.failed + stats.cancelled
+        assert stats.states_made == stats.states_torn_down
+        assert stats.running == stats.workers == 0
+
+
+class First:
+    """A trace function for threads to come: the first worker that starts gets `tracer`."""
+
+    def __init__(self, tracer: ThrowAt) -> None:
+        self.tracers = [tracer]
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not _ours(frame):
+            return None
+        try:
+            tracer = self.tracers.pop()
+        except IndexError:
+            sys.settrace(None)
+            return None
+        sys.settrace(tracer)
+        return tracer(frame, event, arg)
+
+
+def trace_from_here(tracer: ThrowAt) -> None:
+    """A task: traces what its worker does from now on."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _ours(frame):
+        frame.f_trace, frame.f_trace_opcodes, frame.f_trace_lines = tracer, True, False
+        frame = frame.f_back
+    sys.settrace(tracer)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("start", [False, True])
+def test_at_every_point(workers: int, start: bool) -> None:
+    """Wherever it lands in a worker, at most its task fails, its states are torn down, and the pool goes on."""
+    at = int(start)  # the first point is the entry of the thread, which is no worker yet
+    while True:
+        at += 1
+        tracer = ThrowAt(at)
+        case = Case(workers + start)
+        case.pool.submit(int).result(PATIENCE)  # else the initializer may never have succeeded, and the pool be broken
+        try:
+            if start:
+                threading.settrace(First(tracer))
+                try:
+                    case.fill()
+                finally:
+                    threading.settrace(None)  # type: ignore[arg-type]
+            else:
+                with suppress(Thrown):
+                    case.pool.submit(trace_from_here, tracer).result(PATIENCE)
+            case.use()
+            tracer.at = 0
+            case.check()
+        except BaseException as exc:
+            exc.add_note(f"thrown at point {at}: {tracer.where}")
+            raise
+        if not tracer.where:
+            break
+    assert at > 15
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("idle_timeout", [None, 0])
+def test_at_every_point_of_the_end(idle_timeout: float | None) -> None:
+    """Wherever it lands while the pool is shut down: what was accepted is run, all is torn down, and the pool ends."""
+    at = 0
+    while True:
+        at += 1
+        tracer = ThrowAt(at)
+        case = Case(1, idle_timeout=idle_timeout)
+        pool = case.pool
+        view = pool.with_state(case.make, finalizer=case.torn_down.append)
+        try:
+            view.submit(id).result(PATIENCE)
+            with suppress(Thrown):
+                pool.submit(trace_from_here, tracer).result(PATIENCE)
+            held = allocate_lock()
+            held.acquire()
+            futures = [pool.submit(pass_through, held), view.submit(id), pool.submit(int)]
+            pool.shutdown(wait=False)
+            held.release()
+            case.end()
+            assert all(future.done() for future in futures)
+            assert len([future for future in futures if future.exception() is not None]) <= 1
+        except BaseException as exc:
+            exc.add_note(f"thrown at point {at}: {tracer.where}")
+            raise
+        if not tracer.where:
+            break
+    assert at > 30
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("backlog", [None, 2])
+def test_storm(backlog: int | None) -> None:
+    """At random, under load, by the thousand: no task is lost, no place, no state; and the pool is as good as new."""
+    dice = random.Random(backlog or 0)  # noqa: S311
+    over = threading.Event()
+    # The threads that have a state of the pool's own: before and after that, what is thrown hits `threading`, or another
+    # thread that has got the same number. So all that is done with them is done in C.
+    there: set[int] = set()
+    throws = 0
+
+    def storm() -> None:
+        nonlocal throws
+        while not over.is_set():
+            with suppress(RuntimeError):  # a free-threaded build: the set has changed
+                throws += next(map(_set_async_exc, islice(there, dice.randrange(3), None), repeat(Thrown)), 0)
+            for _ in range(dice.randrange(5000)):
+                pass
+
+    def work(state: object, depth: int) -> None:
+        if depth:
+            view.submit(work, depth - 1).result(PATIENCE)
+
+    pool: Pool = StatefulThreadPoolExecutor(3, initializer=get_ident, finalizer=there.discard, max_backlog=backlog)
+    pool.submit(int).result(PATIENCE)
+    view = pool.with_state(object, finalizer=id)
+    thrower = threading.Thread(target=storm)
+    thrower.start()
+    futures = []
+    try:
+        for _ in range(300):
+            with suppress(BaseExceptionGroup), pool.scope() as scope:
+                own = scope.with_state(object, finalizer=id)
+                pool.with_state().submit(there.add)
+                futures += [scope.submit(int), own.submit(id), view.submit(work, 2), pool.submit(int)]
+            for future in futures[-4:]:
+                future.exception(PATIENCE)
+    finally:
+        over.set()
+        thrower.join()
+    assert pool.submit(int).result(PATIENCE) == 0
+    pool.shutdown(timeout=PATIENCE)
+    assert all(future.done() for future in futures)
+    stats = pool.stats()
+    assert stats.submitted == stats.completed + stats.failed + stats.cancelled
+    assert stats.states_made == stats.states_torn_down
+    assert backlog is None or len(inside(pool).free_permits) == backlog
+    assert throws > 1000
