@@ -41,14 +41,17 @@ def only_theirs_is_called(tool: Tool) -> None:
 
 def seen_in(tool: Tool, entry_point: EntryPoint, *, copy_context: bool) -> list[Any]:
     """What tasks of two requests and of none see. The first request is what starts the worker."""
+    seen: list[Any] = []
     with StatefulThreadPoolExecutor(1, initializer=list, copy_context=copy_context) as pool:
 
-        def handle(name: str) -> Any:
+        def handle(name: str) -> None:
             with tool.request(name):
                 pool.submit(int).result()  # a worker, for a broadcast to reach
-                return entry_point(pool, tool.seen)
+                seen.append(entry_point(pool, tool.seen))
 
-        return [handle("first"), handle("second"), entry_point(pool, tool.seen)]
+        run_in_thread(lambda: handle("first"))  # for the main thread another one starts workers
+        handle("second")
+        return [*seen, entry_point(pool, tool.seen)]
 
 
 def copied(tool: Tool) -> None:
@@ -113,16 +116,19 @@ def callbacks(tool: Tool) -> None:
     def look(*_: object) -> None:
         seen.append(tool.seen())
 
-    go_on = threading.Event()
     policy: StatePolicy[None] = StatePolicy(check=look, reset=look)
     with StatefulThreadPoolExecutor(1, initializer=look, finalizer=look, policy=policy, copy_context=True) as pool:
-        for name in ("first", "second"):
-            go_on.clear()
+
+        def handle(name: str) -> None:
+            go_on = threading.Event()
             with tool.request(name):
                 future = pool.with_state().submit(lambda _: go_on.wait())
                 future.add_done_callback(look)
                 go_on.set()
                 future.result()
+
+        run_in_thread(lambda: handle("first"))
+        handle("second")
     assert len(seen) >= 7
     assert set(seen) == {None}
 
