@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from typing import Any
@@ -206,10 +206,18 @@ def errors(tool: Sentry) -> None:
             next(pool.map(divmod, [1], [0]))
         pool.submit(int, "nobody takes this error")
         pool.submit(int).result()  # the worker has forgotten the one before
+        kept = [pool.submit(int, "nor this one")]
+        wait(kept)
+        pool.submit(int).result()
     with StatefulThreadPoolExecutor(1, initializer=open, initargs=("/nowhere/file",)) as broken, tool.request("second"):
+        kept.clear()  # in another request than its own
         assert isinstance(broken.submit(int).exception(), BrokenThreadPool)
     events = [event for event in tool.sent if "exception" in event]
-    assert [event["exception"]["values"][-1]["type"] for event in events] == ["ValueError", "FileNotFoundError"]
+    assert [event["exception"]["values"][-1]["type"] for event in events] == [
+        "ValueError",
+        "ValueError",
+        "FileNotFoundError",
+    ]
     assert not any(event.get("tags") for event in events)
 
 
