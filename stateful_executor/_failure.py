@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from typing import Protocol
 
 from ._naming import tell
@@ -44,7 +45,8 @@ class Failure:
 class LostError:
     """Held by a failed task, and by nothing else: when it is collected, nobody can take the error any more.
 
-    Takes no lock of ours, since a collection can start anywhere. Asyncio does the same for its tasks.
+    Takes no lock of ours, since a collection can start anywhere. Asyncio does the same for its tasks. Logged in an
+    empty context, lest tools file it under the request that the collection happens to be in.
     """
 
     __slots__ = ("_name", "error")
@@ -56,7 +58,7 @@ class LostError:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if self.error is not None:
             try:
-                lost_errors.error(LOST, self._name, exc_info=self.error)
+                Context().run(lost_errors.error, LOST, self._name, exc_info=self.error)
             except Exception:
                 if not is_finalizing():  # else what this needs may be gone already
                     raise

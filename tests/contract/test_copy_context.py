@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from entry_points import ENTRY_POINTS, EntryPoint, Pool, asubmit
 
 from stateful_executor import StatefulThreadPoolExecutor, StatePolicy
-
-Pool = StatefulThreadPoolExecutor[list[int]]
-EntryPoint = Callable[[Pool, Callable[[], Any]], Any]
 
 var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="nothing")
 
@@ -46,54 +44,6 @@ def run_with(value: Any, fn: Callable[..., Any], *args: Any) -> Any:
         return fn(*args)
 
     return contextvars.copy_context().run(run)
-
-
-def _asubmit(entry_point: Any, fn: Callable[..., Any]) -> Any:
-    async def main() -> Any:
-        return await (await entry_point.asubmit(fn))
-
-    return asyncio.run(main())
-
-
-def _in_scope(pool: Pool, use: Callable[[Any], Any]) -> Any:
-    with pool.scope() as scope:
-        return use(scope)
-
-
-def _stateless(fn: Callable[[], Any]) -> Callable[..., Any]:
-    return lambda *_: fn()
-
-
-ENTRY_POINTS: dict[str, EntryPoint] = {
-    "submit": lambda pool, fn: pool.submit(fn).result(),
-    "asubmit": _asubmit,
-    "map": lambda pool, fn: next(pool.map(_stateless(fn), [1])),
-    "map, chunks": lambda pool, fn: next(pool.map(_stateless(fn), [1], chunksize=2)),
-    "map, buffered": lambda pool, fn: list(pool.map(_stateless(fn), [1, 2, 3], buffersize=1))[-1],
-    "map_unordered": lambda pool, fn: next(pool.map_unordered(_stateless(fn), [1])),
-    "map_unordered, buffered": lambda pool, fn: list(pool.map_unordered(_stateless(fn), [1, 2, 3], buffersize=1))[-1],
-    "broadcast": lambda pool, fn: pool.broadcast(fn)[0].result(),
-    "bind": lambda pool, fn: pool.submit(pool.with_state().bind(_stateless(fn))).result(),
-    "view": lambda pool, fn: pool.with_state().submit(_stateless(fn)).result(),
-    "view, asubmit": lambda pool, fn: _asubmit(pool.with_state(), _stateless(fn)),
-    "view, map": lambda pool, fn: next(pool.with_state().map(_stateless(fn), [1], chunksize=2)),
-    "view, map_unordered": lambda pool, fn: next(pool.with_state().map_unordered(_stateless(fn), [1])),
-    "view, broadcast": lambda pool, fn: pool.with_state().broadcast(_stateless(fn))[0].result(),
-    "scope": lambda pool, fn: _in_scope(pool, lambda scope: scope.submit(fn)).result(),
-    "scope, asubmit": lambda pool, fn: _in_scope(pool, lambda scope: _asubmit(scope, fn)),
-    "scope, map": lambda pool, fn: _in_scope(pool, lambda scope: next(scope.map(_stateless(fn), [1]))),
-    "scope, map_unordered": lambda pool, fn: _in_scope(
-        pool, lambda scope: next(scope.map_unordered(_stateless(fn), [1]))
-    ),
-    "scope, view": lambda pool, fn: _in_scope(
-        pool, lambda scope: scope.with_state(dict).submit(_stateless(fn))
-    ).result(),
-    "run_in_executor": lambda pool, fn: asyncio.run(_run_in_executor(pool, fn)),
-}
-
-
-async def _run_in_executor(pool: Pool, fn: Callable[[], Any]) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(pool, fn)
 
 
 @pytest.fixture(params=list(ENTRY_POINTS))
@@ -185,7 +135,7 @@ class TestCopied:
     def test_after_a_wait_for_a_place(self) -> None:
         """A submit that had to wait for a place, in a thread or in an event loop."""
         with StatefulThreadPoolExecutor(1, max_backlog=1, copy_context=True) as pool:
-            for submit in (lambda: pool.submit(var.get).result(), lambda: _asubmit(pool, var.get)):
+            for submit in (lambda: pool.submit(var.get).result(), lambda: asubmit(pool, var.get)):
                 go_on = threading.Event()
                 pool.submit(go_on.wait)
                 _until(lambda: not pool.stats().backlog)
