@@ -12,6 +12,7 @@ from _thread import _count, allocate_lock, start_new_thread
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,7 @@ def by_hand(run: Run) -> None:
 
 def making(run: Run) -> None:
     """Make pools, use one, and drop them."""
-    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True}):
+    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True, "task_decorator": partial}):
         pool: Pool = StatefulThreadPoolExecutor(1, **options)  # type: ignore[call-overload]
         run.futures.append(pool.submit(pow, 2, 3))
         repr(pool)
