@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -20,6 +19,7 @@ from ._future import Future, current_helper, new_task, wrap_future
 from ._naming import name_of
 from ._options import PoolOptions, TaskDecorator, checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
+from ._private_names import PrivateNames, warn_of_hooks
 from ._registry import Registry
 from ._scope import Scope
 from ._snapshot import snapshot
@@ -39,7 +39,7 @@ Ts = TypeVarTuple("Ts")
 _numbers = count()
 
 
-class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
+class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
     """A `concurrent.futures.ThreadPoolExecutor` whose workers own a state, with a bound on its backlog and scopes.
 
     With the standard library's arguments it behaves as the standard library's class, of which it is a subclass in name
@@ -88,7 +88,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             the function's `__qualname__`. A chunk of a map is one task; so is each worker's part of a broadcast. What
             it raises comes out of `submit`, and the task is not accepted. With `copy_context` it is called before the
             copy is taken, and what it returns runs in the copy. Use `functools.wraps`, and logs and errors go on naming
-            the task's function.
+            the task's function. (A subclass that overrides `submit` sees no tasks but the pool's own and its maps'.)
 
     Raises:
         ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
@@ -219,6 +219,10 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
         self._registry.pool = weakref.ref(self, _dropped(self._registry))
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        warn_of_hooks(cls)
+
     # Submitting
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -347,31 +351,6 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             f"{stats.idle} idle, {states} states; {stats.running} tasks running, {stats.backlog}{bound} in the backlog"
             f"{blocked}{closed}>"
         )
-
-    # What monitoring code in the wild reads of ThreadPoolExecutor
-
-    @property
-    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there, read-only here
-        return {worker.thread for worker in self._registry.workers.live.copy()}
-
-    @property
-    def _work_queue(self) -> _QSize:  # type: ignore[override]  # of a queue, no more than its size
-        return _QSize(self._registry)
-
-    @property
-    def _broken(self) -> bool:  # type: ignore[override]  # as `_threads`
-        return self._registry.workers.breakage is not None
-
-
-class _QSize:
-    """What is left of `_work_queue`: its size."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def qsize(self) -> int:
-        """The number of tasks accepted and not begun."""
-        return self._registry.backlog()
 
 
 def _opened(registry: Registry, own: Binding | None) -> Registry:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -235,6 +236,16 @@ def closing(run: Run) -> None:
         results.close()  # type: ignore[attr-defined]  # a generator
 
 
+def emptying(run: Run) -> None:
+    """Take out what has not begun while the worker is held, and once more when there is nothing."""
+    run.futures.append(run.pool.submit(run.hold))
+    run.futures.append(run.pool.submit(pow, 2, 3))
+    for _ in range(2):
+        with suppress(Empty):
+            run.pool._work_queue.get_nowait()
+    run.go_on.release()
+
+
 def by_hand(run: Run) -> None:
     """Callbacks, and tasks finished by hand while the worker is held."""
     run.futures.append(run.pool.submit(run.hold))
@@ -310,7 +321,7 @@ def check(run: Run, where: str) -> None:
 EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
 TWICE = (
     *(unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
-    *(waiting, scope_end_waits, shut_down, left, views, full, closing, by_hand, making, breaking),
+    *(waiting, scope_end_waits, shut_down, left, views, full, closing, emptying, by_hand, making, breaking),
 )
 MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
 CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))]
