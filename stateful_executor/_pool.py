@@ -72,7 +72,8 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
             (logger `stateful_executor`).
         policy: When a worker's state is checked, reset and replaced.
         max_backlog: The most tasks accepted and not begun, exactly; without bound by default. `submit` blocks while
-            there are that many. In a worker of this pool it never blocks: it runs the new task there and then.
+            there are that many. In a worker of this pool it never blocks: it runs the new task there and then. In an
+            event loop use `asubmit`, not `loop.run_in_executor`, which would block the loop; a warning is logged once.
         submit_timeout: For how many seconds a `submit` blocks before it raises `BacklogFull`; 0 never waits; without
             end by default.
         idle_timeout: After how many seconds without a task a worker tears down its states and ends; never by default.
@@ -229,7 +230,8 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         """Have a worker call `fn(*args, **kwargs)`, and return the future of it.
 
         Blocks while the backlog has `max_backlog` tasks. In a worker of this pool it runs the new task before it
-        returns instead: hold no lock there that the task needs.
+        returns instead: hold no lock there that the task needs. In an event loop, where this and
+        `loop.run_in_executor(pool, fn)` would block all else (for ever, if tasks wait for the loop), use `asubmit`.
 
         Raises:
             BacklogFull: No place came free within `submit_timeout` seconds.

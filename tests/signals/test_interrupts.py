@@ -5,7 +5,9 @@ The point between the end of a `with` body and the first instruction of `__exit_
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
 import re
 import time
 from _thread import _count, allocate_lock, start_new_thread
@@ -25,6 +27,7 @@ from interrupts import Interrupt
 from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
+logger = logging.getLogger("stateful_executor")
 
 
 class Run:
@@ -71,6 +74,17 @@ def blocked(run: Run) -> None:
 def _release_soon(lock: object) -> None:
     time.sleep(0.005)  # the stretch of time that the others are blocked
     lock.release()  # type: ignore[attr-defined]
+
+
+def blocked_in_loop(run: Run) -> None:
+    """The same where an event loop seems to run, so that a warning is logged."""
+    try:
+        logger.disabled = True  # what `logging` leaves locked is not what is tested
+        asyncio._set_running_loop(object())  # type: ignore[attr-defined]
+        blocked(run)
+    finally:
+        logger.disabled = False
+        asyncio._set_running_loop(None)  # type: ignore[attr-defined]  # last: Ctrl-C may come after it
 
 
 def scoped(run: Run) -> None:
@@ -320,7 +334,7 @@ def check(run: Run, where: str) -> None:
 
 EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
 TWICE = (
-    *(unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
+    *(blocked_in_loop, unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
     *(waiting, scope_end_waits, shut_down, left, views, full, closing, emptying, by_hand, making, breaking),
 )
 MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
