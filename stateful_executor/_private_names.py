@@ -15,7 +15,7 @@ from ._binding import Binding
 from ._future import Future
 from ._registry import Registry
 
-# What a subclass may override in vain, by version of Python, and what to do instead.
+# What a subclass may override in vain, in some version of Python, and what to do instead.
 HOOKS = {
     "_adjust_thread_count": "workers start as they are needed; set them up with initializer=, name them with "
     "thread_name_prefix=, and give exit_timeout= where they were to be daemons",
