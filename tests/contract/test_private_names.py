@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import queue
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError, ThreadPoolExecutor
@@ -145,6 +146,7 @@ class TestTakenOut:
             while not (ended.is_set() and pool._work_queue.empty()):
                 with suppress(queue.Empty):
                     taken.append(pool._work_queue.get_nowait().args[0])
+                time.sleep(0)
 
         ended = threading.Event()
         with StatefulThreadPoolExecutor(2, max_backlog=20) as pool:
