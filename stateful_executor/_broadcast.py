@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from contextvars import copy_context
-from functools import partial
 from typing import TypeVar
 
 from ._future import Future, current_helper
@@ -54,8 +52,8 @@ def _hand_out(
         task = make()
         tasks.append(task)
         task._target = worker
-        if registry.copies_context:
-            task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # as in `put`
+        if registry.decorate is not None:
+            task._fn = registry.decorate(task._fn)  # type: ignore[arg-type]  # as in `put`
         if scope is not None:
             scope._add(task)
         if not worker.take_broadcast(task):

@@ -50,7 +50,7 @@ def _raise_interrupt(error: BaseException) -> None:
 
 
 def _unwrapped(fn: object) -> object:
-    """`fn` without its partials, and the context that it runs in (see `Registry.put`)."""
+    """`fn` without its partials, and the context that it runs in (see `_decorator`)."""
     for _ in range(100):  # a partial of itself can be made
         if not isinstance(fn, partial):
             break

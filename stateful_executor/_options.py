@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TypedDict
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypedDict
 
 from ._numbers import timeout_in_seconds, whole_number
+
+TaskDecorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"
 
 
 class PoolOptions(TypedDict, total=False):
@@ -15,6 +18,7 @@ class PoolOptions(TypedDict, total=False):
     submit_timeout: float | None
     idle_timeout: float | None
     copy_context: bool
+    task_decorator: TaskDecorator | None
 
 
 def checked_workers(max_workers: int | None) -> int:

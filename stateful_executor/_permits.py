@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,10 +12,13 @@ from typing import Any, Protocol
 
 from ._current import sleep_until
 from ._interrupts import locked
+from ._naming import tell
 from ._parker import Parker, Wakeable
 from ._stats import ONE
 from ._task import Task
 from .errors import BacklogFull
+
+logger = logging.getLogger("stateful_executor")
 
 PERMITS_AT_ONCE = 1024  # a bound of a billion tasks costs no memory until they come
 
@@ -38,6 +43,8 @@ class Permits:
         Guarded by the dict's own lock.
     `unissued`, `seconds_blocked`
         guarded by `lock`, which is never held while user code runs or anything blocks.
+    `warned_of_loop`
+        once set it stays set; of two threads that find it unset at once both may log.
 
     A worker that frees a permit notifies the first in line only if `needs_notify` has its key. Else a worker that frees
     a thousand permits, before that one has woken, would notify it a thousand times. A coroutine puts the key back when
@@ -67,6 +74,7 @@ class Permits:
         self.waiters: dict[Waiter, float] = {}
         self.needs_notify: dict[None, None] = {}
         self.seconds_blocked: float = 0.0
+        self.warned_of_loop: bool = False
 
     def in_use(self) -> int:
         """How many are held."""
@@ -95,6 +103,8 @@ class Permits:
 
         `check` raises when there is no use in waiting. `line` is another one to stand in, of whoever wakes it as well.
         """
+        if not self.warned_of_loop and self._blocks_event_loop():
+            self._warn_of_loop()
         parker = Parker()
         since = time.monotonic()
         try:
@@ -108,6 +118,25 @@ class Permits:
             if line is not None:
                 del line[parker]
             self.left_line(since)
+
+    def _blocks_event_loop(self) -> bool:
+        """Whether to wait for a permit now would stop an asyncio event loop, which this thread runs."""
+        if self.timeout == 0 or not (self.waiters or self.in_use() >= self.size):
+            return False
+        get_running_loop = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # it may be being imported
+        return get_running_loop is not None and get_running_loop() is not None
+
+    def _warn_of_loop(self) -> None:
+        self.warned_of_loop = True
+        tell(
+            logger.warning,
+            "%s has all %d places of its backlog taken, so this submit blocks the event loop that its thread runs, and "
+            "for ever if tasks wait for that loop: use `await pool.asubmit(fn, ...)` instead of `pool.submit(fn, ...)` "
+            "or `loop.run_in_executor(pool, fn, ...)` (said once for each pool)",
+            self._name,
+            self.size,
+            exc_info=None,
+        )
 
     def try_acquire_in_turn(self, waiter: Waiter, task: Task[Any], check: Callable[[], None]) -> bool:
         """Take a permit for `task` if `waiter`, which stands in `waiters`, is first in line and there is one."""

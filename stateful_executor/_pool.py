@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -15,10 +14,12 @@ from typing_extensions import TypeVar, Unpack
 from . import _interpreter
 from ._binding import Binding, find_binding
 from ._broadcast import broadcast
+from ._decorator import decorator_of
 from ._future import Future, current_helper, new_task, wrap_future
 from ._naming import name_of
-from ._options import PoolOptions, checked_backlog, checked_timeouts, checked_workers
+from ._options import PoolOptions, TaskDecorator, checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
+from ._private_names import PrivateNames, warn_of_hooks
 from ._registry import Registry
 from ._scope import Scope
 from ._snapshot import snapshot
@@ -38,7 +39,7 @@ Ts = TypeVarTuple("Ts")
 _numbers = count()
 
 
-class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
+class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
     """A `concurrent.futures.ThreadPoolExecutor` whose workers own a state, with a bound on its backlog and scopes.
 
     With the standard library's arguments it behaves as the standard library's class, of which it is a subclass in name
@@ -50,9 +51,9 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
     - `scope()` joins tasks at the end of a `with` block.
     - Waiting in a worker for a task of the same pool does not deadlock: see `Future.result`.
 
-    A pool that nobody refers to any more ends its workers; one that its own states or `initargs` refer to can't be
-    collected, so shut it down. After `os.fork()` the child can't use a pool of the parent's: it raises
-    `BrokenThreadPool`, and leaves the parent's states alone. A process that ends without an exit, by `os._exit`,
+    A pool that nobody refers to any more ends its workers; one that its own states, `initargs` or `task_decorator`
+    refer to can't be collected, so shut it down. After `os.fork()` the child can't use a pool of the parent's: it
+    raises `BrokenThreadPool`, and leaves the parent's states alone. A process that ends without an exit, by `os._exit`,
     `os.exec*` or a signal without a handler (SIGTERM, say), tears down nothing. From Python 3.12 on a subinterpreter
     has pools of its own, and ends them as it ends; 3.11 aborts when one ends that has a thread left, of any executor.
 
@@ -71,7 +72,8 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             (logger `stateful_executor`).
         policy: When a worker's state is checked, reset and replaced.
         max_backlog: The most tasks accepted and not begun, exactly; without bound by default. `submit` blocks while
-            there are that many. In a worker of this pool it never blocks: it runs the new task there and then.
+            there are that many. In a worker of this pool it never blocks: it runs the new task there and then. In an
+            event loop use `asubmit`, not `loop.run_in_executor`, which would block the loop; a warning is logged once.
         submit_timeout: For how many seconds a `submit` blocks before it raises `BacklogFull`; 0 never waits; without
             end by default.
         idle_timeout: After how many seconds without a task a worker tears down its states and ends; never by default.
@@ -81,13 +83,20 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             taken by `submit`; what the task changes in it is gone when it ends. By default tasks share the context of
             their worker, which starts empty, and which the initializer may set. What a worker does between tasks runs
             in its own context; a state made inside a task in that one's.
+        task_decorator: Called with each task's function, in the thread that submits the task, however that is done: by
+            pool, view, scope, map or broadcast. The worker calls what it returns instead, with the positional arguments
+            of the task, the state first if it gets one. Keywords are bound already, by a `functools.partial` that has
+            the function's `__qualname__`. A chunk of a map is one task; so is each worker's part of a broadcast. What
+            it raises comes out of `submit`, and the task is not accepted. With `copy_context` it is called before the
+            copy is taken, and what it returns runs in the copy. Use `functools.wraps`, and logs and errors go on naming
+            the task's function. (A subclass that overrides `submit` sees no tasks but the pool's own and its maps'.)
 
     Raises:
         ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
             `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
         TypeError: One of these is no number, `initializer` or `finalizer` can't be called, `initargs` is no tuple,
-            `initializer` is a coroutine function, or a generator function with a `finalizer` besides, or `policy` is no
-            `StatePolicy`.
+            `initializer` is a coroutine function, or a generator function with a `finalizer` besides, `policy` is no
+            `StatePolicy`, or `task_decorator` can't be called.
 
     An error of a task outside of a scope that nobody takes from its future, by `result()` or `exception()`, is
     logged (logger `stateful_executor`) with the name of the task's function when the future is collected. Those of a
@@ -188,6 +197,7 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         submit_timeout: float | None = None,
         idle_timeout: float | None = None,
         copy_context: bool = False,
+        task_decorator: TaskDecorator | None = None,
     ) -> None:
         # The base class's __init__ is not called: nothing of its machinery is wanted.
         max_workers = checked_workers(max_workers)
@@ -203,11 +213,16 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        registry = Registry(name, max_workers, max_backlog, submit_timeout, idle_timeout, copy_context)
+        decorate = decorator_of(copy_context, task_decorator)
+        registry = Registry(name, max_workers, max_backlog, submit_timeout, idle_timeout, decorate)
         self._registry: Registry = _opened(registry, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
         self._registry.pool = weakref.ref(self, _dropped(self._registry))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        warn_of_hooks(cls)
 
     # Submitting
 
@@ -215,7 +230,8 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
         """Have a worker call `fn(*args, **kwargs)`, and return the future of it.
 
         Blocks while the backlog has `max_backlog` tasks. In a worker of this pool it runs the new task before it
-        returns instead: hold no lock there that the task needs.
+        returns instead: hold no lock there that the task needs. In an event loop, where this and
+        `loop.run_in_executor(pool, fn)` would block all else (for ever, if tasks wait for the loop), use `asubmit`.
 
         Raises:
             BacklogFull: No place came free within `submit_timeout` seconds.
@@ -337,31 +353,6 @@ class StatefulThreadPoolExecutor(Submitter[S], ThreadPoolExecutor):
             f"{stats.idle} idle, {states} states; {stats.running} tasks running, {stats.backlog}{bound} in the backlog"
             f"{blocked}{closed}>"
         )
-
-    # What monitoring code in the wild reads of ThreadPoolExecutor
-
-    @property
-    def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there, read-only here
-        return {worker.thread for worker in self._registry.workers.live.copy()}
-
-    @property
-    def _work_queue(self) -> _QSize:  # type: ignore[override]  # of a queue, no more than its size
-        return _QSize(self._registry)
-
-    @property
-    def _broken(self) -> bool:  # type: ignore[override]  # as `_threads`
-        return self._registry.workers.breakage is not None
-
-
-class _QSize:
-    """What is left of `_work_queue`: its size."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def qsize(self) -> int:
-        """The number of tasks accepted and not begun."""
-        return self._registry.backlog()
 
 
 def _opened(registry: Registry, own: Binding | None) -> Registry:

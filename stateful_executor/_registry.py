@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from _thread import start_new_thread
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
 from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from ._future import Future, current_helper, new_task
 from ._group import Group
 from ._idle import Idle
 from ._interrupts import for_each, in_new_thread
+from ._options import TaskDecorator
 from ._permits import Permits
 from ._phases import PENDING, RUNNING
 from ._runqueue import RunQueue
@@ -57,8 +57,8 @@ class Registry:
     __slots__ = (
         "__weakref__",
         "close_reason",
-        "copies_context",
         "counts",
+        "decorate",
         "forked",
         "idle",
         "idle_timeout",
@@ -76,11 +76,11 @@ class Registry:
         max_backlog: int | None,
         submit_timeout: float | None,
         idle_timeout: float | None = None,
-        copy_context: bool = False,
+        decorate: TaskDecorator | None = None,
     ) -> None:
         self.name: str = name
         self.idle_timeout: float | None = None if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
-        self.copies_context: bool = copy_context
+        self.decorate: TaskDecorator | None = decorate  # called with each task's function, where that is submitted
         self.pool: weakref.ref[object] | None = None  # calls `close` when the pool is collected
         self.close_reason: Callable[[], Exception] | None = None  # why no task is accepted any more
         self.forked: bool = False
@@ -133,8 +133,8 @@ class Registry:
                     except IndexError:
                         pass
                 runs_here = not (task._has_permit or self._acquire(permits, task, scope))
-            if self.copies_context:
-                task._fn = partial(copy_context().run, task._fn)  # type: ignore[arg-type]  # not begun, so not None
+            if self.decorate is not None:
+                task._fn = self.decorate(task._fn)  # type: ignore[arg-type]  # not begun, so not None
             if scope is not None:  # as `Group._add` does
                 task._scope = scope
                 scope._pending[task] = None

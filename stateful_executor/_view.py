@@ -106,9 +106,10 @@ class StateView(Generic[S]):
         """Return a function that calls `fn(state, *args, **kwargs)` with the state of the worker that runs it.
 
         So that a task with a state goes through any `Executor` interface:
-        `loop.run_in_executor(pool, view.bind(load_user), 42)`. The worker makes its state first if it has none. In a
-        task that holds such a state already the call is lent another one. What `fn` raises counts for the policy as
-        if a task had raised it. A call that still holds a scope's state delays the end of the scope.
+        `loop.run_in_executor(pool, view.bind(load_user), 42)`. (That blocks the loop while a bounded backlog is full;
+        `await view.asubmit(load_user, 42)` does not.) The worker makes its state first if it has none. In a task that
+        holds such a state already the call is lent another one. What `fn` raises counts for the policy as if a task had
+        raised it. A call that still holds a scope's state delays the end of the scope.
 
         The function raises `RuntimeError` outside of the pool's workers, and when the view's scope has ended;
         `InitializerError` when the state can't be made.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -12,8 +14,9 @@ import anyio
 import pytest
 import trio
 from child import run_well
+from threads import beside, run_in_thread, until
 
-from stateful_executor import StatefulThreadPoolExecutor
+from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 
 PATIENCE = 20  # seconds
 
@@ -241,3 +244,176 @@ def test_under_anyio() -> None:
 
     anyio.run(main)
     assert sorted(results) == [number**2 for number in range(20)]
+
+
+class TestFullPool:
+    """A submit that blocks its thread's event loop is warned of; nothing else is."""
+
+    @contextmanager
+    def full(self, **options: Any) -> Iterator[tuple[Pool, threading.Event]]:
+        """A pool whose one worker is held until the event is set, and which has the tasks that it takes."""
+        go_on = threading.Event()
+        with StatefulThreadPoolExecutor(1, "the pool", **({"max_backlog": 1} | options)) as pool:
+            try:
+                pool.submit(go_on.wait)
+                until(lambda: pool.stats().running == 1)
+                pool.submit(int)
+                yield pool, go_on
+            finally:
+                go_on.set()
+
+    def let_go(self, pool: Pool, go_on: threading.Event) -> None:
+        until(lambda: pool.stats().blocked_submitters == 1)
+        go_on.set()
+
+    @pytest.mark.parametrize("door", ["run_in_executor", "submit", "scope", "map"])
+    def test_warning(self, door: str, caplog: pytest.LogCaptureFixture) -> None:
+        """It names the pool, the bound and the remedy, and is said once for each pool."""
+
+        async def submit(pool: Pool) -> None:
+            if door == "run_in_executor":
+                await asyncio.get_running_loop().run_in_executor(pool, int)
+            elif door == "scope":
+                with pool.scope() as scope:
+                    scope.submit(int)
+            elif door == "map":
+                list(pool.map(int, [1]))
+            else:
+                pool.submit(int).result()
+
+        for pools in (1, 2):
+            with self.full() as (pool, go_on):
+                with beside(self.let_go, pool, go_on):
+                    asyncio.run(submit(pool))
+                go_on.clear()
+                pool.submit(go_on.wait)
+                until(lambda: pool.stats().running == 1)
+                pool.submit(int)
+                with beside(self.let_go, pool, go_on):
+                    asyncio.run(submit(pool))
+            assert len(caplog.records) == pools
+        record = caplog.records[0]
+        assert (record.name, record.levelno) == ("stateful_executor", logging.WARNING)
+        text = r"the pool has all 1 places of its backlog taken.*use `await pool\.asubmit\("
+        assert re.match(text, record.getMessage())
+
+    def test_other_threads(self, caplog: pytest.LogCaptureFixture) -> None:
+        """They may block, be it beside a running loop."""
+
+        async def main() -> None:
+            with beside(self.let_go, pool, go_on):
+                run_in_thread(lambda: pool.submit(int).result())
+
+        with self.full() as (pool, go_on):
+            asyncio.run(main())
+        assert not caplog.records
+
+    def test_no_loop_any_more(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A thread that has run one."""
+        asyncio.run(asyncio.sleep(0))
+        with self.full() as (pool, go_on), beside(self.let_go, pool, go_on):
+            pool.submit(int).result()
+        assert not caplog.records
+
+    def test_asubmit(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The remedy."""
+
+        async def main() -> None:
+            with beside(self.let_go, pool, go_on):
+                await (await pool.asubmit(int))
+
+        with self.full() as (pool, go_on):
+            asyncio.run(main())
+        assert not caplog.records
+
+    def test_asubmit_of_tasks_that_wait_for_the_loop(self, caplog: pytest.LogCaptureFixture) -> None:
+        """With `run_in_executor` neither would ever go on."""
+
+        async def main(pool: Pool) -> list[int]:
+            loop = asyncio.get_running_loop()
+
+            def task(number: int) -> int:
+                return asyncio.run_coroutine_threadsafe(asyncio.sleep(0, number), loop).result(PATIENCE)
+
+            return [await future for future in [await pool.asubmit(task, number) for number in range(20)]]
+
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            assert asyncio.run(main(pool)) == list(range(20))
+        assert not caplog.records
+
+    def test_never_waits(self, caplog: pytest.LogCaptureFixture) -> None:
+        """With a `submit_timeout` of 0 nothing is blocked."""
+
+        async def main() -> None:
+            with pytest.raises(BacklogFull):
+                pool.submit(int)
+
+        with self.full(submit_timeout=0) as (pool, _):
+            asyncio.run(main())
+        assert not caplog.records
+
+    def test_in_a_worker(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Which runs the new task in place, in the loop that its own task runs."""
+
+        async def main() -> int:
+            pool.submit(int)  # the backlog is full
+            return pool.submit(int).result()
+
+        with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+            assert pool.submit(lambda: asyncio.run(main())).result() == 0
+        assert not caplog.records
+
+    def test_places_left(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Nobody need wait, however many there were made at first."""
+
+        async def main() -> None:
+            for _ in range(1_999):
+                pool.submit(int)
+
+        with self.full(max_backlog=2_000) as (pool, _):
+            asyncio.run(main())
+            assert pool.stats().backlog == 2_000
+        assert not caplog.records
+
+    def test_log_handler_raises(self) -> None:
+        """It goes to `threading.excepthook`, and the submit goes on."""
+
+        def fail(record: logging.LogRecord) -> bool:
+            raise LookupError
+
+        async def main() -> None:
+            with beside(self.let_go, pool, go_on):
+                assert pool.submit(int).result() == 0
+
+        raised: list[object] = []
+        logger, hook = logging.getLogger("stateful_executor"), threading.excepthook
+        logger.addFilter(fail)
+        threading.excepthook = lambda args: raised.append(args.exc_type)
+        try:
+            with self.full() as (pool, go_on):
+                asyncio.run(main())
+        finally:
+            threading.excepthook = hook
+            logger.removeFilter(fail)
+        assert raised == [LookupError]
+
+
+def test_asyncio_is_not_imported() -> None:
+    """By a pool that blocks a submit, for those who don't use it."""
+    assert run_well(BLOCKED) == ["False"]
+
+
+BLOCKED = """
+def let_go():
+    until(lambda: pool.stats().blocked_submitters)
+    go_on.set()
+
+go_on = threading.Event()
+with StatefulThreadPoolExecutor(1, max_backlog=1) as pool:
+    pool.submit(go_on.wait)
+    pool.submit(int)
+    threading.Thread(target=let_go).start()
+    pool.submit(int)
+    pool.submit(int)
+say("asyncio" in sys.modules)
+"""

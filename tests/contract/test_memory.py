@@ -561,8 +561,9 @@ def test_nothing_is_kept_of_a_task_that_ends_otherwise(entry_point: str) -> None
 
 
 @pytest.mark.parametrize("entry_point", ["submit", "view", "in place", "broadcast", "scope, taken"])
-def test_nothing_is_kept_by_a_pool_that_copies_contexts(entry_point: str) -> None:
-    """The copy of the context goes with the task, and what a variable of it holds."""
+@pytest.mark.parametrize("options", [{}, {"task_decorator": lambda fn: lambda *args: fn(*args)}])
+def test_nothing_is_kept_by_a_pool_that_copies_contexts(entry_point: str, options: dict[str, Any]) -> None:
+    """The copy of the context goes with the task, and what a variable of it holds; so does what a decorator made."""
     import contextvars
 
     variable: contextvars.ContextVar[Thing] = contextvars.ContextVar("variable")
@@ -574,7 +575,7 @@ def test_nothing_is_kept_by_a_pool_that_copies_contexts(entry_point: str) -> Non
         context.run(variable.set, notes.add("variable", Thing()))
         context.run(RUNNING[entry_point], pool, fn, arg)
 
-    pool: Pool = StatefulThreadPoolExecutor(1, initializer=Thing, copy_context=True)
+    pool: Pool = StatefulThreadPoolExecutor(1, initializer=Thing, copy_context=True, **options)
     with pool, no_collector():
         pool.submit(int).result(PATIENCE)
         use(pool)

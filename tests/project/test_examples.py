@@ -117,6 +117,14 @@ def test_swap_in_says_what_to_install() -> None:
     assert "pip install 'stateful-executor[examples]'" in child.stderr
 
 
+def test_around_tasks_names_request_task_and_error() -> None:
+    of_a_request = 3 * "request {0} in pool_0 where\n" + (
+        "pool_0 divide logs: request {0}: divide raised ZeroDivisionError('division by zero')\n"
+    )
+    urgent = "request none in urgent_0, while 1000 tasks wait\n"
+    assert output_of("around_tasks.py") == of_a_request.format(1) + of_a_request.format(2) + urgent
+
+
 # Runs an example against a library in which one thing does not work.
 WITHOUT = """
 import runpy, sys

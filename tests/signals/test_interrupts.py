@@ -5,15 +5,19 @@ The point between the end of a `with` body and the first instruction of `__exit_
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
 import re
 import time
 from _thread import _count, allocate_lock, start_new_thread
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -23,6 +27,7 @@ from interrupts import Interrupt
 from stateful_executor import BacklogFull, Scope, StatefulThreadPoolExecutor, StatePolicy
 
 Pool = StatefulThreadPoolExecutor[Any]
+logger = logging.getLogger("stateful_executor")
 
 
 class Run:
@@ -69,6 +74,17 @@ def blocked(run: Run) -> None:
 def _release_soon(lock: object) -> None:
     time.sleep(0.005)  # the stretch of time that the others are blocked
     lock.release()  # type: ignore[attr-defined]
+
+
+def blocked_in_loop(run: Run) -> None:
+    """The same where an event loop seems to run, so that a warning is logged."""
+    try:
+        logger.disabled = True  # what `logging` leaves locked is not what is tested
+        asyncio._set_running_loop(object())  # type: ignore[attr-defined]
+        blocked(run)
+    finally:
+        logger.disabled = False
+        asyncio._set_running_loop(None)  # type: ignore[attr-defined]  # last: Ctrl-C may come after it
 
 
 def scoped(run: Run) -> None:
@@ -234,6 +250,16 @@ def closing(run: Run) -> None:
         results.close()  # type: ignore[attr-defined]  # a generator
 
 
+def emptying(run: Run) -> None:
+    """Take out what has not begun while the worker is held, and once more when there is nothing."""
+    run.futures.append(run.pool.submit(run.hold))
+    run.futures.append(run.pool.submit(pow, 2, 3))
+    for _ in range(2):
+        with suppress(Empty):
+            run.pool._work_queue.get_nowait()
+    run.go_on.release()
+
+
 def by_hand(run: Run) -> None:
     """Callbacks, and tasks finished by hand while the worker is held."""
     run.futures.append(run.pool.submit(run.hold))
@@ -246,7 +272,7 @@ def by_hand(run: Run) -> None:
 
 def making(run: Run) -> None:
     """Make pools, use one, and drop them."""
-    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True}):
+    for options in ({}, {"initializer": list, "max_backlog": 2, "copy_context": True, "task_decorator": partial}):
         pool: Pool = StatefulThreadPoolExecutor(1, **options)  # type: ignore[call-overload]
         run.futures.append(pool.submit(pow, 2, 3))
         repr(pool)
@@ -308,8 +334,8 @@ def check(run: Run, where: str) -> None:
 
 EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
 TWICE = (
-    *(unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
-    *(waiting, scope_end_waits, shut_down, left, views, full, closing, by_hand, making, breaking),
+    *(blocked_in_loop, unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
+    *(waiting, scope_end_waits, shut_down, left, views, full, closing, emptying, by_hand, making, breaking),
 )
 MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
 CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))]

@@ -259,7 +259,9 @@ def policies() -> None:
         StatefulThreadPoolExecutor[Connection],
     )
     assert_type(
-        StatefulThreadPoolExecutor(4, initializer=connected, policy=policy, copy_context=True),
+        StatefulThreadPoolExecutor(
+            4, initializer=connected, policy=policy, copy_context=True, task_decorator=functools.cache
+        ),
         StatefulThreadPoolExecutor[Connection],
     )
     pool = StatefulThreadPoolExecutor(initializer=connect_to, initargs=("db", 1), policy=policy)
