@@ -112,6 +112,8 @@ class Workers:
         undone, and that can be interrupted as well. `Thread.start` alone waits for the new thread on an `Event`, whose
         lock Ctrl-C can leave held. Then the new thread never gets past its start, nor the interpreter past its exit.
         """
+        if sys.is_finalizing():
+            return  # a thread that starts now never comes to anything, and Python 3.11 does not say so
         if in_subinterpreter or not _in_main_thread():
             self._start_worker()
             return

@@ -106,6 +106,7 @@ REGISTRY = {
     "wake_worker": "idle.wake",
     "free_permits": "permits.free",
     "max_backlog": "permits.size",
+    "permits_lock": "permits.lock",
     "submit_timeout": "permits.timeout",
 }
 UNBOUNDED = {"free_permits": None, "unissued": 0, "waiters": {}, "needs_notify": {}, "max_backlog": None}
