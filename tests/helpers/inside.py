@@ -296,6 +296,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Registry.put": (_registry.Registry, "put"),
     "Registry.before_removal": (_registry.Registry, "before_removal"),
     "Registry.close": (_registry.Registry, "close"),
+    "Registry.join": (_registry.Registry, "join"),
     "Idle.wake_one": (_idle.Idle, "wake_one"),
     "Idle.arrived": (_idle.Idle, "arrived"),
     "RunQueue.entries": (_runqueue.RunQueue, "entries"),

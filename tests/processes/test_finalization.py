@@ -141,12 +141,16 @@ WORK = {
 }
 
 
+@pytest.mark.parametrize("daemon", ["thread", "worker"])
 @pytest.mark.parametrize("work", WORK)
-def test_a_daemon_is_stopped_wherever_it_is(work: str) -> None:
-    """One that sleeps or works in the library for ever holds up no exit, nor what goes after it was stopped."""
+def test_a_daemon_is_stopped_wherever_it_is(work: str, daemon: str) -> None:
+    """One that sleeps or works in the library for ever holds up no exit, nor what goes after it was stopped.
+
+    Be it the user's, or a worker of a pool with an `exit_timeout`.
+    """
     lines = run_well(
         f"""
-        import concurrent.futures
+        import concurrent.futures, logging
 
         def with_scope():
             with pool.scope() as scope:
@@ -175,7 +179,11 @@ def test_a_daemon_is_stopped_wherever_it_is(work: str) -> None:
         taken_over = pool.submit(int)
         taken_over.set_running_or_notify_cancel()
         keep(Late(pool, taken_over))
-        threading.Thread(target=thread, daemon=True).start()
+        if {daemon!r} == "thread":
+            threading.Thread(target=thread, daemon=True).start()
+        else:
+            logging.getLogger("stateful_executor").disabled = True
+            StatefulThreadPoolExecutor(1, exit_timeout=0).submit(thread)
         begun.wait()
         if not {work == "scope's end"}:
             go_on.set()

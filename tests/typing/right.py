@@ -259,7 +259,7 @@ def policies() -> None:
         StatefulThreadPoolExecutor[Connection],
     )
     assert_type(
-        StatefulThreadPoolExecutor(4, initializer=connected, policy=policy, copy_context=True),
+        StatefulThreadPoolExecutor(4, initializer=connected, policy=policy, exit_timeout=5.0, copy_context=True),
         StatefulThreadPoolExecutor[Connection],
     )
     pool = StatefulThreadPoolExecutor(initializer=connect_to, initargs=("db", 1), policy=policy)
