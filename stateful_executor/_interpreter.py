@@ -1,27 +1,35 @@
 """Interpreter exit and fork: every pool hears of both.
 
-What the main thread waits for at exit is `Closeable.join`, woken by each worker as it ends. Ctrl-C there, or whatever
-else a signal's handler raises, cancels what has not begun, and the join goes on.
+What the main thread waits for at exit is `Closeable.join`, woken by each worker as it ends, or by the `exit_timeout`.
+Ctrl-C there, or whatever else a signal's handler raises, cancels what has not begun, and the join goes on.
 """
 
 from __future__ import annotations
 
 import _thread
 import atexit
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
+from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
 from ._parker import Parker
+
+logger = logging.getLogger("stateful_executor")
+ABANDONED = "%s has not ended %s seconds after the interpreter began to exit, and is not waited for any more: %s"
 
 
 class Closeable(Protocol):
     """What a pool and its workers share, as far as the end of the process is concerned."""
 
     name: str
+    exit_timeout: float | None
+    abandoned: bool  # the exit has waited for `exit_timeout` seconds
 
     def close(self, reason: Callable[[], Exception]) -> None:
         """Accept no more tasks, and let workers go when those accepted have been begun."""
@@ -29,8 +37,12 @@ class Closeable(Protocol):
     def cancel_waiting(self) -> None:
         """Cancel what has not begun."""
 
-    def join(self) -> bool:
-        """After `close`: wait until every worker has ended."""
+    def join(self, timeout: float | None = None) -> bool:
+        """After `close`: wait until every worker has ended; False when `timeout` seconds passed before."""
+        ...
+
+    def still_running(self) -> str:
+        """The workers that have not ended, and what they run, for a person."""
         ...
 
     def after_fork(self, reason: Callable[[], Exception]) -> object:
@@ -56,6 +68,11 @@ def _too_late() -> RuntimeError:
 
 def register(pool: Closeable) -> None:
     """Have `pool` closed when the interpreter exits, and refuse in forked children."""
+    if in_subinterpreter and pool.exit_timeout is not None:
+        raise RuntimeError(
+            f"{pool.name} can't have an exit_timeout, since a subinterpreter ends only when its threads have ended: "
+            "leave it out, or make the pool in the main interpreter"
+        )
     # As the callback is C code, no Ctrl-C is raised, and lost, in it.
     _pools[weakref.ref(pool, _forget)] = None
     if _exiting:
@@ -97,18 +114,23 @@ def _finish_all() -> None:
 
     What is raised while it joins, by Ctrl-C, `sys.exit` in a handler of SIGTERM, or a time limit, cancels what has not
     begun, and is raised when all have been joined: no state is left without its teardown. Of several the last one is.
+
+    Pools are joined by their `exit_timeout`, the shortest first, and those without one last: all timeouts run at the
+    same time, and no pool takes the time of another.
     """
     global _exiting
     _exiting = True
     pools: list[Closeable] | None = None
+    began = 0.0
     interrupt = None
     while pools is None or pools:
         try:  # twice, as in `Scope.__exit__`
             while pools is None or pools:
                 try:
                     if pools is None:
-                        pools = _alive()
-                    _finish(pools, interrupt is not None)
+                        began = monotonic()
+                        pools = sorted(_alive(), key=_patience, reverse=True)
+                    _finish(pools, began, interrupt is not None)
                 except BaseException as exc:  # also a second one: all of this may be done again
                     interrupt = exc
         except BaseException as exc:
@@ -126,16 +148,27 @@ def _finish_late() -> None:
         _finish_all()
 
 
-def _finish(pools: list[Closeable], cancel: bool) -> None:
-    """Leave in `pools` those that have not ended."""
+def _patience(pool: Closeable) -> float:
+    return inf if pool.exit_timeout is None else pool.exit_timeout
+
+
+def _finish(pools: list[Closeable], began: float, cancel: bool) -> None:
+    """Join `pools` from the last one on; leave those that have not ended, and are still waited for."""
     for pool in pools:
         pool.close(_too_late)
     if cancel:
         for pool in pools:
             pool.cancel_waiting()
     while pools:
-        pools[-1].join()
-        del pools[-1]
+        pool = pools[-1]
+        ended = pool.join(None if pool.exit_timeout is None else began + pool.exit_timeout - monotonic())
+        if not ended:
+            pool.abandoned = True
+            pool.cancel_waiting()
+        running = "" if ended else pool.still_running()
+        del pools[-1]  # first: what a log handler raises is no reason to come back to it
+        if running:
+            logger.error(ABANDONED, pool.name, pool.exit_timeout, running)
     for alarm in _alarms.copy():  # no task is left that could be late
         alarm.wake()
 

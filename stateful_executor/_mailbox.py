@@ -49,7 +49,7 @@ class Mailbox(Parked, PoolWorker, Owner):
 
     def __init__(self, registry: Registry) -> None:
         Parked.__init__(self)
-        PoolWorker.__init__(self, registry.name)
+        PoolWorker.__init__(self, registry.name, daemon=registry.exit_timeout is not None)
         self.registry = registry
         self.inbox: deque[Request] = deque()
         self.broadcasts: deque[Future[Any]] = deque()

@@ -17,6 +17,7 @@ class PoolOptions(TypedDict, total=False):
     max_backlog: int | None
     submit_timeout: float | None
     idle_timeout: float | None
+    exit_timeout: float | None
     copy_context: bool
     task_decorator: TaskDecorator | None
 
@@ -44,9 +45,12 @@ def checked_backlog(max_backlog: int | None, submit_timeout: float | None) -> in
     return max_backlog
 
 
-def checked_timeouts(submit_timeout: float | None, idle_timeout: float | None) -> tuple[float | None, float | None]:
-    """Both as clocks and locks take them."""
+def checked_timeouts(
+    submit_timeout: float | None, idle_timeout: float | None, exit_timeout: float | None
+) -> tuple[float | None, float | None, float | None]:
+    """All three as clocks and locks take them."""
     return (
         timeout_in_seconds("submit_timeout", submit_timeout, "wait for ever"),
         timeout_in_seconds("idle_timeout", idle_timeout, "stay for ever"),
+        timeout_in_seconds("exit_timeout", exit_timeout, "wait for ever"),
     )

@@ -79,6 +79,12 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         idle_timeout: After how many seconds without a task a worker tears down its states and ends; never by default.
             The worker that was busy last is used first, so those not needed retire. A worker counts as one of
             `max_workers` until its teardown has ended.
+        exit_timeout: For how many seconds the interpreter's exit waits for this pool, from when it begins to wait for
+            any; without end by default. Then it cancels what has not begun, logs the workers that have not ended and
+            what they run (logger `stateful_executor`), and abandons them: their threads are daemons, which CPython
+            stops wherever they are, so their states may never be torn down. 0 waits for nobody, not even for the
+            teardown of idle workers. Timeouts of several pools run at the same time. Before that `with pool` and
+            `shutdown` wait as ever, after it (in `atexit` handlers) for nobody; threads of yours wait as ever.
         copy_context: Run each task in a copy of the context variables of the thread or coroutine that submits it,
             taken by `submit`; what the task changes in it is gone when it ends. By default tasks share the context of
             their worker, which starts empty, and which the initializer may set. What a worker does between tasks runs
@@ -92,11 +98,12 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
             the task's function. (A subclass that overrides `submit` sees no tasks but the pool's own and its maps'.)
 
     Raises:
-        ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout` or `idle_timeout` is negative, or a
-            `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
+        ValueError: `max_workers` or `max_backlog` is less than 1, `submit_timeout`, `idle_timeout` or `exit_timeout` is
+            negative, or a `finalizer`, a `policy` or a `submit_timeout` is given without what it is for.
         TypeError: One of these is no number, `initializer` or `finalizer` can't be called, `initargs` is no tuple,
             `initializer` is a coroutine function, or a generator function with a `finalizer` besides, `policy` is no
             `StatePolicy`, or `task_decorator` can't be called.
+        RuntimeError: `exit_timeout` in a subinterpreter, which can't end while it has threads.
 
     An error of a task outside of a scope that nobody takes from its future, by `result()` or `exception()`, is
     logged (logger `stateful_executor`) with the name of the task's function when the future is collected. Those of a
@@ -196,13 +203,14 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         max_backlog: int | None = None,
         submit_timeout: float | None = None,
         idle_timeout: float | None = None,
+        exit_timeout: float | None = None,
         copy_context: bool = False,
         task_decorator: TaskDecorator | None = None,
     ) -> None:
         # The base class's __init__ is not called: nothing of its machinery is wanted.
         max_workers = checked_workers(max_workers)
         max_backlog = checked_backlog(max_backlog, submit_timeout)
-        submit_timeout, idle_timeout = checked_timeouts(submit_timeout, idle_timeout)
+        timeouts = checked_timeouts(submit_timeout, idle_timeout, exit_timeout)
         self._bindings: dict[object, Binding] = {}
         self._own: Binding | None = None
         if initializer is not None:
@@ -214,7 +222,7 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
         decorate = decorator_of(copy_context, task_decorator)
-        registry = Registry(name, max_workers, max_backlog, submit_timeout, idle_timeout, decorate)
+        registry = Registry(name, max_workers, max_backlog, *timeouts, decorate)
         self._registry: Registry = _opened(registry, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
@@ -324,9 +332,7 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
                 f"a task of {registry.name} can't wait for the pool to end: call shutdown(wait=False) there"
             )
         if not registry.join(timeout):
-            raise TimeoutError(
-                f"{registry.name} has not ended after {timeout} seconds: {registry.workers.still_running()}"
-            )
+            raise TimeoutError(f"{registry.name} has not ended after {timeout} seconds: {registry.still_running()}")
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -34,7 +34,7 @@ class Registry:
     is there); each says what guards it, and who wakes whom. Here are `put`, which accepts a task; `close`, which lets
     all go; and what a task tells when it leaves the backlog other than by its turn.
 
-    `close_reason`, `forked`
+    `close_reason`, `forked`, `abandoned`
         once set they stay set; of two reasons given at once either may win.
     The rest is written once.
 
@@ -56,9 +56,11 @@ class Registry:
 
     __slots__ = (
         "__weakref__",
+        "abandoned",
         "close_reason",
         "counts",
         "decorate",
+        "exit_timeout",
         "forked",
         "idle",
         "idle_timeout",
@@ -76,14 +78,17 @@ class Registry:
         max_backlog: int | None,
         submit_timeout: float | None,
         idle_timeout: float | None = None,
+        exit_timeout: float | None = None,
         decorate: TaskDecorator | None = None,
     ) -> None:
         self.name: str = name
         self.idle_timeout: float | None = None if idle_timeout is None else min(idle_timeout, TIMEOUT_MAX)
+        self.exit_timeout: float | None = None if exit_timeout is None else min(exit_timeout, TIMEOUT_MAX)
         self.decorate: TaskDecorator | None = decorate  # called with each task's function, where that is submitted
         self.pool: weakref.ref[object] | None = None  # calls `close` when the pool is collected
         self.close_reason: Callable[[], Exception] | None = None  # why no task is accepted any more
         self.forked: bool = False
+        self.abandoned: bool = False
         self.counts: PoolCounts = PoolCounts()
         self.permits = None if max_backlog is None else Permits(max_backlog, submit_timeout, name)
         self.idle = Idle()
@@ -336,7 +341,13 @@ class Registry:
 
     def join(self, timeout: float | None = None) -> bool:
         """After `close`: wait until every worker has ended; False when `timeout` seconds passed before."""
+        if self.abandoned and timeout is None:  # by the interpreter's exit, whose last handlers are not to hang either
+            return True
         return self.workers.join(timeout)
+
+    def still_running(self) -> str:
+        """The workers that have not ended, and what they run, for a person; "" when all have."""
+        return self.workers.still_running()
 
     def after_fork(self, reason: Callable[[], Exception]) -> object:
         """In the child; returns what is to be kept for ever."""

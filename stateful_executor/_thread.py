@@ -15,6 +15,8 @@ from ._parker import Parker
 class PoolThread:
     """Owns one `threading.Thread`, and the question whether it ever becomes a worker. Strictly private.
 
+    The interpreter does not wait for a `daemon`.
+
     `_start_claim`
         a list with one item, guarded by its own lock. The thread takes the item as its first step, and works; or
         `abandon` takes it, and the thread ends at once, if it ever starts. Whoever comes first decides.
@@ -29,10 +31,10 @@ class PoolThread:
     through `_watchers`. Who waits for it is woken by `_say_ended`, which `abandon` calls too, or by its timeout.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, daemon: bool) -> None:
         self._name = name
         self.index: int = -1
-        self.thread: threading.Thread = _new_thread(self._live)
+        self.thread: threading.Thread = _new_thread(self._live, daemon)
         self._start_claim: list[None] = [None]
         self.ended: bool = False
         self.abandoned: bool = False
@@ -100,8 +102,8 @@ class PoolThread:
             parker.wake()
 
 
-def _new_thread(target: Callable[[], None]) -> threading.Thread:
+def _new_thread(target: Callable[[], None], daemon: bool) -> threading.Thread:
     if sys.version_info >= (3, 14):
         # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
-        return threading.Thread(target=target, daemon=False, context=Context())
-    return threading.Thread(target=target, daemon=False)
+        return threading.Thread(target=target, daemon=daemon, context=Context())
+    return threading.Thread(target=target, daemon=daemon)

@@ -114,6 +114,8 @@ class Workers:
         for the new thread on an `Event`, whose lock Ctrl-C can leave held. Then the new thread never gets past its
         start, nor the interpreter past its exit.
         """
+        if sys.is_finalizing():
+            return  # a thread that starts now never comes to anything, and Python 3.11 does not say so
         if in_subinterpreter or not (_in_main_thread() or current.worker is not None):
             self._start_worker()
             return
@@ -255,7 +257,7 @@ class Workers:
     def join(self, timeout: float | None = None) -> bool:
         """After the pool was closed: wait until every worker has ended; False when `timeout` seconds passed before."""
         if sys.is_finalizing():
-            return True  # they all have; and a daemon thread that was stopped for good may have had the lock
+            return True  # none that is left will; and one that was stopped for good may have had the lock
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
         workers = locked(self.lock, lambda: [*self.live, *self.retired])
@@ -270,7 +272,7 @@ class Workers:
     def still_running(self) -> str:
         """The workers that have not ended, and what they run, for a person."""
         return ", ".join(
-            f"{worker.thread.name} runs {'nothing' if (fn := worker.fn) is None else name_of(fn)}"
+            f"{worker.thread.name} runs {'no task' if (fn := worker.fn) is None else name_of(fn)}"
             for worker in list(self.live)
             if not worker.ended
         )

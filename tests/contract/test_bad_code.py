@@ -1161,6 +1161,7 @@ def test_numbers(kind: Any, watch: Watch) -> None:
         max_backlog=Index(),
         submit_timeout=kind(0.001),
         idle_timeout=kind(0.001),
+        exit_timeout=kind(0.001),
     ) as pool:
         assert [pool.with_state().submit(abs).result(PATIENCE) for _ in range(3)] == [0] * 3
         until(lambda: not pool._threads)

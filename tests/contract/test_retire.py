@@ -536,7 +536,7 @@ class TestEnding:
         with Leaving() as leaving:
             (thread,) = leaving.pool._threads
             futures = [leaving.pool.submit(where) for _ in range(queued)]
-            with pytest.raises(TimeoutError, match="w_0 runs nothing"):
+            with pytest.raises(TimeoutError, match="w_0 runs no task"):
                 leaving.pool.shutdown(timeout=0.01)
             assert thread.is_alive()
             leaving.go_on.set()

@@ -424,6 +424,8 @@ class TestFailure:
         ({"policy": StatePolicy()}, ValueError, "StatePolicy.* has no state to look after"),
         ({"idle_timeout": -1}, ValueError, "idle_timeout must be at least 0 seconds"),
         ({"idle_timeout": float("nan")}, ValueError, "idle_timeout must be at least 0 seconds"),
+        ({"exit_timeout": -1}, ValueError, "exit_timeout must be at least 0 seconds, or None to wait for ever, not -1"),
+        ({"exit_timeout": float("nan")}, ValueError, "exit_timeout must be at least 0 seconds"),
         ({"retries": None}, TypeError, "retries"),
     ],
 )

@@ -21,6 +21,7 @@ WRONG: dict[str, list[Any]] = {
     "max_workers": ["4", 2.5, [], Fraction(2)],
     "max_backlog": ["4", 1.5, {}],
     "idle_timeout": ["a", "5", [], b"5", 1j],
+    "exit_timeout": ["a", "5", [], b"5", 1j],
     "submit_timeout": ["a", "5", []],
     "initargs": [5, None],
 }
@@ -28,6 +29,7 @@ MEANINGS = {
     "max_workers": "a whole number of threads, or None for the default",
     "max_backlog": "a whole number of tasks, or None for no bound",
     "idle_timeout": "a number of seconds, or None to stay for ever",
+    "exit_timeout": "a number of seconds, or None to wait for ever",
     "submit_timeout": "a number of seconds, or None to wait for ever",
     "initargs": "a tuple of arguments for initializer",
 }

@@ -140,6 +140,33 @@ def join(pid):
         say("child ended with", status)
 """
 
+LATE = """
+import types
+
+
+class Late:
+    # Goes after the daemons were stopped; then what the main module defines has gone as well.
+    def __init__(self, pool, future):
+        self.pool = pool
+        self.future = future
+
+    def __del__(self, write=os.write):
+        repr(self.pool)
+        self.future.add_done_callback(type)
+        try:
+            self.pool.submit(int)
+        except RuntimeError as exc:
+            write(1, f"RuntimeError: {exc}\\n".encode())
+        self.pool.shutdown()
+        write(1, b"gone\\n")
+
+
+def keep(late):
+    # In a module that no frame of a daemon refers to.
+    sys.modules["other"] = types.ModuleType("other")
+    sys.modules["other"].late = late
+"""
+
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 TOO_LATE = "RuntimeError: cannot schedule new futures after interpreter shutdown"

@@ -108,6 +108,7 @@ REGISTRY = {
     "wake_worker": "idle.wake",
     "free_permits": "permits.free",
     "max_backlog": "permits.size",
+    "permits_lock": "permits.lock",
     "submit_timeout": "permits.timeout",
 }
 UNBOUNDED = {"free_permits": None, "unissued": 0, "waiters": {}, "needs_notify": {}, "max_backlog": None}
@@ -305,6 +306,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Registry.put": (_registry.Registry, "put"),
     "Registry.before_removal": (_registry.Registry, "before_removal"),
     "Registry.close": (_registry.Registry, "close"),
+    "Registry.join": (_registry.Registry, "join"),
     "Idle.wake_one": (_idle.Idle, "wake_one"),
     "Idle.arrived": (_idle.Idle, "arrived"),
     "RunQueue.entries": (_runqueue.RunQueue, "entries"),

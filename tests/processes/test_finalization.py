@@ -7,7 +7,7 @@ from pathlib import Path
 
 import inside
 import pytest
-from child import PATHS, PATIENCE, PRELUDE, TOO_LATE, needs_signals, run, run_well
+from child import LATE, PATHS, PATIENCE, PRELUDE, TOO_LATE, needs_signals, run, run_well
 
 import stateful_executor
 
@@ -141,38 +141,16 @@ WORK = {
 }
 
 
-LATE = """
-import types
-
-
-class Late:
-    # Goes after the daemons were stopped; then what the main module defines has gone as well.
-    def __init__(self, pool):
-        self.pool = pool
-
-    def __del__(self, write=os.write):
-        try:
-            self.pool.submit(int)
-        except RuntimeError as exc:
-            write(1, f"RuntimeError: {exc}\\n".encode())
-        self.pool.shutdown()
-        write(1, b"gone\\n")
-
-
-def keep(late):
-    # In a module that no frame of a daemon refers to.
-    sys.modules["other"] = types.ModuleType("other")
-    sys.modules["other"].late = late
-
-"""
-
-
+@pytest.mark.parametrize("daemon", ["thread", "worker"])
 @pytest.mark.parametrize("work", WORK)
-def test_a_daemon_is_stopped_wherever_it_is(work: str) -> None:
-    """One that sleeps or works in the library for ever holds up no exit, nor what goes after it was stopped."""
+def test_a_daemon_is_stopped_wherever_it_is(work: str, daemon: str) -> None:
+    """One that sleeps or works in the library for ever holds up no exit, nor what goes after it was stopped.
+
+    Be it the user's, or a worker of a pool with an `exit_timeout`.
+    """
     lines = run_well(
         f"""
-        import concurrent.futures
+        import concurrent.futures, logging
 
         def with_scope():
             with pool.scope() as scope:
@@ -200,8 +178,12 @@ def test_a_daemon_is_stopped_wherever_it_is(work: str) -> None:
         another = StatefulThreadPoolExecutor(1)
         taken_over = pool.submit(int)
         taken_over.set_running_or_notify_cancel()
-        keep(Late(pool))
-        threading.Thread(target=thread, daemon=True).start()
+        keep(Late(pool, taken_over))
+        if {daemon!r} == "thread":
+            threading.Thread(target=thread, daemon=True).start()
+        else:
+            logging.getLogger("stateful_executor").disabled = True
+            StatefulThreadPoolExecutor(1, exit_timeout=0).submit(thread)
         begun.wait()
         if not {work == "scope's end"}:
             go_on.set()
@@ -213,18 +195,24 @@ def test_a_daemon_is_stopped_wherever_it_is(work: str) -> None:
     assert lines == [TORN, TOO_LATE, "gone"]
 
 
-def test_a_daemon_is_stopped_with_a_lock() -> None:
-    """Whoever comes later, a destructor say, waits for nothing: shutdown has nobody to wait for any more."""
+@pytest.mark.parametrize("lock", ["inside(pool).workers_lock", "inside(pool).permits_lock", "getattr(*hook('making'))"])
+def test_a_daemon_is_stopped_with_a_lock(lock: str) -> None:
+    """Whoever comes later, a destructor say, waits for nothing: there is nobody left to guard anything from."""
     lines = run_well(
-        """
+        f"""
+        from inside import hook
+
         def thread():
-            with inside(pool).workers_lock:  # as in the middle of `stats()`, or of starting a worker
+            with {lock}:  # as in the middle of `stats()`, or of starting a worker
                 locked.set()
                 threading.Event().wait()
 
-        pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down)
-        pool.submit(int).result()
-        keep(Late(pool))
+        pool = StatefulThreadPoolExecutor(1, initializer=make, finalizer=tear_down, max_backlog=1)
+        pool.submit(ready.wait)
+        taken_over = pool.submit(int)
+        taken_over.set_running_or_notify_cancel()
+        ready.set()
+        keep(Late(pool, taken_over))
         locked = threading.Event()
         atexit.register(lambda: (go_on.set(), locked.wait()))  # when the pool's workers have been joined
         go_on = threading.Event()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from textwrap import dedent
 
 import pytest
 from child import ENTRY_POINT_NAMES, ENTRY_POINTS, FORKS, PRELUDE, needs_fork, run, run_forks, run_well
@@ -502,6 +503,23 @@ def test_in_a_subinterpreter(use: str, own: bool) -> None:
     assert lines[-1] == "destroyed"
     assert sorted(line for line in lines[:-1] if "torn" not in line) == SAID[use]
     assert {line for line in lines if "torn" in line} == {"torn down in its thread"}
+
+
+@needs_subinterpreters
+@pytest.mark.parametrize("own", [True, False], ids=["own-gil", "shared-gil"])
+def test_exit_timeout_in_a_subinterpreter(own: bool) -> None:
+    """It has no daemons, and ends only when its threads have ended: such a pool is refused, and others go on."""
+    code = """
+        try:
+            StatefulThreadPoolExecutor(1, "name", exit_timeout=5)
+        except RuntimeError as exc:
+            os.write(1, f"{exc}\\n".encode())
+        pool = StatefulThreadPoolExecutor(1)
+        pool.submit(os.write, 1, b"ran\\n")
+    """
+    lines = run_well(f"{SUBINTERPRETER}\nPRELUDE_THERE = {PRELUDE_THERE!r}\nrun({dedent(code)!r}, {own})", "")
+    assert lines[0].startswith("name can't have an exit_timeout, since a subinterpreter ends only when its threads")
+    assert lines[1:] == ["ran", "destroyed"]
 
 
 @needs_subinterpreters

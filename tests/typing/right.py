@@ -260,7 +260,7 @@ def policies() -> None:
     )
     assert_type(
         StatefulThreadPoolExecutor(
-            4, initializer=connected, policy=policy, copy_context=True, task_decorator=functools.cache
+            4, initializer=connected, policy=policy, exit_timeout=5.0, copy_context=True, task_decorator=functools.cache
         ),
         StatefulThreadPoolExecutor[Connection],
     )

@@ -51,6 +51,7 @@ def constructor() -> None:
     Pool(max_worker=4)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     Pool(4, task_decorator="trace")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Pool(4, max_backlog=0.5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Pool(4, exit_timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Pool(4, submit_timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Pool(4, initializer=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Pool(4, "name", 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
