@@ -273,7 +273,7 @@ def test_storm(backlog: int | None) -> None:
     """At random, under load, by the thousand: no task is lost, no place, no state; and the pool is as good as new."""
     dice = random.Random(backlog or 0)  # noqa: S311
     over = threading.Event()
-    # The threads that have a state of the pool's own: before and after that, what is thrown hits `threading`, or another
+    # The threads that have a state of the pool's own. Before and after, what is thrown hits `threading`, or another
     # thread that has got the same number. So all that is done with them is done in C.
     there: set[int] = set()
     throws = 0
