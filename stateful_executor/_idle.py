@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+import _thread
 from collections.abc import Callable
 
 MAX_WASTED_WAKES = 8  # as many good ones it takes to notice that wakes are wasted no more
@@ -23,7 +23,7 @@ class Parked:
     """
 
     def __init__(self) -> None:
-        lock = allocate_lock()
+        lock = _thread.allocate_lock()
         lock.acquire()
         self.unpark = lock.release
         self._block = lock.acquire

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
-from _thread import allocate_lock
 from time import monotonic
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class Parker:
     __slots__ = ("_lock", "_permit")
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
+        self._lock = _thread.allocate_lock()
         self._lock.acquire()
         self._permit: list[None] = [None]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
 from collections.abc import Callable
 from functools import partial
@@ -61,7 +61,7 @@ class Permits:
         self.size = size
         self.timeout = timeout
         self._name = name
-        self.lock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit
+        self.lock = _thread.RLock()  # re-entrant: a collection that starts in it may run a submit
         self.free: list[None] = [None] * min(size, PERMITS_AT_ONCE)
         self.unissued: int = size - len(self.free)
         self.waiters: dict[Waiter, float] = {}
@@ -176,7 +176,7 @@ class Permits:
 
     def after_fork(self) -> None:
         """In the child, whose parent's threads may have held the lock."""
-        self.lock = threading.RLock()
+        self.lock = _thread.RLock()
 
     def _first(self) -> Waiter | None:
         line = list(self.waiters)

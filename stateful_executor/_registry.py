@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import weakref
-from _thread import start_new_thread
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -161,7 +161,7 @@ class Registry:
                 self._withdraw(task)
             except BaseException:  # as in `Task._call_off`
                 try:
-                    start_new_thread(in_new_thread, (self._withdraw, task))
+                    _thread.start_new_thread(in_new_thread, (self._withdraw, task))
                 except RuntimeError:
                     self._withdraw(task)
             raise

@@ -307,7 +307,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
     "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
-    "Workers.start_new_thread": (_workers, "start_new_thread"),  # by which `grow` has a thread start the worker
+    "Workers.start_new_thread": (_workers._thread, "start_new_thread"),  # by which `grow` has a thread start the worker
     "PoolThread.start": (_thread.PoolThread, "start"),
     "PoolThread.new_thread": (_thread, "_new_thread"),
     "PoolThread.take_index": (_thread.PoolThread, "take_index"),
