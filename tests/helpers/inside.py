@@ -265,6 +265,7 @@ def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any
     for binding in pool._bindings.values():
         yield f"{binding.name}.holders", binding.holders
     yield "alarms", _interpreter._alarms
+    yield "current", current._workers
     yield "inherited", _interpreter._inherited
 
 
