@@ -31,6 +31,7 @@ class Parker:
     __slots__ = ("_lock", "_permit")
 
     def __init__(self) -> None:
+        # Looked up now, as all of its kind in this package: gevent may replace it after the import.
         self._lock = _thread.allocate_lock()
         self._lock.acquire()
         self._permit: list[None] = [None]

@@ -18,7 +18,8 @@ class Worker(Runner):
     """A thread's whole life in the pool: make the own state, serve, tear down, leave. Strictly private.
 
     What is shared is in its bases, which say what guards it: `PoolThread` (start and end), `Parked` and `Mailbox`
-    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread: nothing here is interrupted.
+    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread: nothing here is interrupted, but
+    under gevent, where this is a greenlet of that thread.
     """
 
     def __init__(self, registry: Registry, binding: Binding | None) -> None:
