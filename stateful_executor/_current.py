@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,13 +22,40 @@ class CurrentWorker(Protocol):
         ...
 
 
-class _Current(threading.local):
-    """`worker` is None unless the calling thread is a pool's. Each thread sees its own, so nothing guards it."""
+class _Current:
+    """`worker` is None unless the calling thread is a pool's.
 
-    worker: CurrentWorker | None = None
+    Not a `threading.local`: when gevent has patched that after this was imported, all of its greenlets would share one.
+
+    `_workers`
+        by the ident of its thread, which alone enters and leaves. Guarded by the dict's own lock.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[int, CurrentWorker] = {}
+
+    @property
+    def worker(self) -> CurrentWorker | None:
+        return self._workers.get(_thread.get_ident())
+
+    @worker.setter
+    def worker(self, worker: CurrentWorker | None) -> None:
+        if worker is None:  # a later thread may have the same ident
+            self._workers.pop(_thread.get_ident(), None)
+        else:
+            self._workers[_thread.get_ident()] = worker
+
+    def after_fork(self) -> None:
+        """In the child, into which no other thread came along."""
+        worker = self.worker
+        self._workers = {}
+        self.worker = worker
 
 
 current = _Current()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=current.after_fork)
 
 
 def sleep(parker: Parker, timeout: float | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+import _thread
 from collections.abc import Callable
 from itertools import repeat
 
@@ -27,7 +27,7 @@ class Parked:
     """
 
     def __init__(self) -> None:
-        lock = allocate_lock()
+        lock = _thread.allocate_lock()
         lock.acquire()
         self.unpark = lock.release
         self._acquire = lock.acquire

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
-from _thread import allocate_lock
 from time import monotonic
 from typing import Protocol
 
@@ -31,7 +31,8 @@ class Parker:
     __slots__ = ("_lock", "_permit")
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
+        # Looked up now, as all of its kind in this package: gevent may replace it after the import.
+        self._lock = _thread.allocate_lock()
         self._lock.acquire()
         self._permit: list[None] = [None]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -68,7 +68,7 @@ class Permits:
         self.size = size
         self.timeout = timeout
         self._name = name
-        self.lock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit
+        self.lock = _thread.RLock()  # re-entrant: a collection that starts in it may run a submit
         self.free: list[None] = [None] * min(size, PERMITS_AT_ONCE)
         self.unissued: int = size - len(self.free)
         self.waiters: dict[Waiter, float] = {}
@@ -205,7 +205,7 @@ class Permits:
 
     def after_fork(self) -> None:
         """In the child, whose parent's threads may have held the lock."""
-        self.lock = threading.RLock()
+        self.lock = _thread.RLock()
 
     def _first(self) -> Waiter | None:
         line = list(self.waiters)

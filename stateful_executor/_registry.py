@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
 import weakref
-from _thread import start_new_thread
 from collections.abc import Callable
 from functools import partial
 from threading import TIMEOUT_MAX
@@ -166,7 +166,7 @@ class Registry:
                 self._withdraw(task)
             except BaseException:  # as in `Task._call_off`
                 try:
-                    start_new_thread(in_new_thread, (self._withdraw, task))
+                    _thread.start_new_thread(in_new_thread, (self._withdraw, task))
                 except RuntimeError:
                     self._withdraw(task)
             raise
@@ -285,7 +285,7 @@ class Registry:
         except BaseException:
             if begun:  # as in `Task._call_off`
                 try:
-                    start_new_thread(in_new_thread, (task._abort, error, task._fn))
+                    _thread.start_new_thread(in_new_thread, (task._abort, error, task._fn))
                 except RuntimeError:
                     task._abort(error, task._fn)
             raise

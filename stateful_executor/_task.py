@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import logging
 import os
-import threading
 import time
-from _thread import start_new_thread
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -29,12 +28,12 @@ logger = logging.getLogger("concurrent.futures")
 # For the parts of a future that are made when first needed. Nothing is called while it is held; made anew in a forked
 # child. Re-entrant, since a collection can start where it is taken or given back (3.11, and from 3.14 on), and a
 # finalizer may wait for a future, or add a callback.
-making = threading.RLock()
+making = _thread.RLock()
 
 
 def _forked() -> None:
     global making
-    making = threading.RLock()
+    making = _thread.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -205,7 +204,7 @@ class Task(concurrent.futures.Future[T]):
             # does what remains. It is sent no signals, and has a stack of its own. To start it is one call in C, before
             # which CPython does not look at signals.
             try:
-                start_new_thread(in_new_thread, (self._after_cancel,))
+                _thread.start_new_thread(in_new_thread, (self._after_cancel,))
             except RuntimeError:  # the interpreter exits, or there is no thread to be had
                 self._after_cancel()
             raise

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
-from _thread import start_new_thread
 from collections.abc import Callable
 from contextvars import Context
 
@@ -90,7 +90,7 @@ class PoolThread:
             try:
                 self._say_ended()
             except BaseException:  # thrown into this thread: another one says it
-                start_new_thread(self._say_ended, ())
+                _thread.start_new_thread(self._say_ended, ())
 
     def _run_worker(self) -> None:
         """All that the worker does. Called again when it was cut off before its first step."""

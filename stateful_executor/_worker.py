@@ -19,10 +19,11 @@ class Worker(Runner):
     """A thread's whole life in the pool: make the own state, serve, tear down, leave. Strictly private.
 
     What is shared is in its bases, which say what guards it: `PoolThread` (start and end), `Parked` and `Mailbox`
-    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread; but other threads may throw an exception into
-    this one, see `_interrupts`. Wherever that comes, outside of a task: the task that the worker had fails with it, its
-    states are torn down, and the worker leaves the pool, or begins anew when there are tasks. Whoever relied on it to
-    take a task, or to wake others, is made good by `_recover`. Every step from there on may be begun again.
+    (asleep, and asked), `Runner` (tasks). SIGINT is for the main thread (of which this is a greenlet under gevent); but
+    other threads may throw an exception into this one, see `_interrupts`. Wherever that comes, outside of a task: the
+    task that the worker had fails with it, its states are torn down, and the worker leaves the pool, or begins anew
+    when there are tasks. Whoever relied on it to take a task, or to wake others, is made good by `_recover`. Every step
+    from there on may be begun again.
     """
 
     def __init__(self, registry: Registry, binding: Binding | None) -> None:

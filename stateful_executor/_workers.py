@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import time
-from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -92,7 +92,7 @@ class Workers:
     def __init__(self, max_workers: int, run_queue: RunQueue, pool: PoolState) -> None:
         self.max_workers = max_workers
         self.new_worker: Callable[[], PoolWorker]  # given by the pool
-        self.lock: threading.RLock = threading.RLock()  # re-entrant: a collection that starts in it may run a submit
+        self.lock = _thread.RLock()  # re-entrant: a collection that starts in it may run a submit
         self.live: dict[PoolWorker, None] = {}
         self.retired: dict[PoolWorker, None] = {}
         self.free_indices: list[int] = []
@@ -126,7 +126,7 @@ class Workers:
         parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
         try:
             try:
-                start_new_thread(self._start_worker_for, (errors, interrupted, over, _WakeAtEnd(parker)))
+                _thread.start_new_thread(self._start_worker_for, (errors, interrupted, over, _WakeAtEnd(parker)))
             except Exception:
                 if not self._has_live_workers():
                     raise
@@ -279,7 +279,7 @@ class Workers:
 
     def after_fork(self) -> None:
         """In the child, into which no worker came along."""
-        self.lock = threading.RLock()
+        self.lock = _thread.RLock()
         self.can_grow = False
 
 
@@ -312,7 +312,7 @@ def _join_threads(workers: list[PoolWorker]) -> None:
     if sys.version_info < (3, 13) and _in_main_thread():
         parker = Parker()
         try:
-            start_new_thread(_until_gone, (workers, parker))
+            _thread.start_new_thread(_until_gone, (workers, parker))
         except RuntimeError:  # the interpreter exits, or there is no thread to be had
             _until_gone(workers, parker)
         parker.park()

@@ -276,6 +276,7 @@ def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any
     for binding in pool._bindings.values():
         yield f"{binding.name}.holders", binding.holders
     yield "alarms", _interpreter._alarms
+    yield "current", current._workers
     yield "inherited", _interpreter._inherited
 
 
@@ -319,7 +320,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
     "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
-    "Workers.start_new_thread": (_workers, "start_new_thread"),  # by which `grow` has a thread start the worker
+    "Workers.start_new_thread": (_workers._thread, "start_new_thread"),  # by which `grow` has a thread start the worker
     "PoolThread.start": (_thread.PoolThread, "start"),
     "PoolThread.new_thread": (_thread, "_new_thread"),
     "PoolThread.take_index": (_thread.PoolThread, "take_index"),

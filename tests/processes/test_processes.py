@@ -232,6 +232,38 @@ def test_grandchildren() -> None:
 
 
 @needs_fork
+@pytest.mark.parametrize("where", ["outside", "in a task"])
+def test_only_the_forking_thread_may_be_a_worker_in_the_child(where: str) -> None:
+    """The others did not come along, but new threads may get their idents."""
+    lines = run_forks(f"""
+        from inside import containers, current
+
+        barrier = threading.Barrier(3)
+
+        def child():
+            say("workers:", len(dict(containers(pool))["current"]))
+            say("a worker:", current.worker is not None)
+
+        def task(number):
+            barrier.wait()
+            if number == 0 and {where == "in a task"}:
+                fork(child)
+            barrier.wait()
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(task, number) for number in range(2)]
+            barrier.wait()
+            if {where == "outside"}:
+                fork(child)
+            barrier.wait()
+            for future in futures:
+                future.result()
+    """)
+    in_a_task = where == "in a task"
+    assert lines == [f"workers: {in_a_task:d}", f"a worker: {in_a_task}"]
+
+
+@needs_fork
 @pytest.mark.parametrize("where", ["main thread", "task"])
 def test_fork_and_exec(where: str) -> None:
     """A child that becomes another program meets no pool, and the parent goes on."""
