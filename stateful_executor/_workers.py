@@ -145,10 +145,12 @@ class Workers:
         self, errors: list[BaseException], interrupted: list[None], over: list[None], waits: _WakeAtEnd
     ) -> None:
         """In a thread of its own, for one that `waits` unless it is `interrupted`."""
+        somebody_waits = waits.parker is not None
+        del waits  # else an error would keep it, by its traceback and this frame
         try:
             self._start_worker()
         except BaseException as exc:
-            if waits.parker is not None and not interrupted:
+            if somebody_waits and not interrupted:
                 errors.append(exc)
             elif isinstance(exc, Exception):
                 self._pool.no_worker(exc)
