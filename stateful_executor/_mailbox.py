@@ -29,9 +29,9 @@ class Mailbox(Parked, PoolWorker, Owner):
         requests to answer, and tasks for this worker only, run between others. Guarded by their own locks; who adds to
         `broadcasts` holds `Workers.lock` as well.
     `has_mail`
-        set by any thread after it has added to either; cleared by the worker before it looks.
+        set by any thread after it has added to either, or by `nudge`; cleared by the worker before it looks.
     `leaving`
-        takes no more broadcasts. Guarded by `Workers.lock`.
+        takes no more broadcasts, and is none of those who stay. Guarded by `Workers.lock`.
     `dead`
         answers no more; once set it stays set.
     `parker`
@@ -39,8 +39,8 @@ class Mailbox(Parked, PoolWorker, Owner):
     The worker's own thread writes the last two.
 
     An idle worker is woken by who takes it out of `Idle.workers`: a submit, `Registry.notify_if_work_pending`, a
-    compaction, `Registry.close`, a broadcast, a request; or by its `idle_timeout`. A task that sleeps is woken by what
-    it waits for, or by a request. No request is missed:
+    compaction, `Registry.close`, a broadcast, a request, `resize`; or by its `idle_timeout`. A task that sleeps is
+    woken by what it waits for, or by a request. No request is missed:
 
         who     publishes                                           meets at (locks)  then looks at
         asker   adds to `inbox`                                     `inbox`           `dead`, `parker`, `Idle.workers`
@@ -71,7 +71,9 @@ class Mailbox(Parked, PoolWorker, Owner):
         closed = registry.close_reason is not None
         self.inbox.extend(())  # locks it, see above
         self.broadcasts.extend(())
-        if not (registry.run_queue.has_entries() or self.inbox or self.broadcasts or closed):
+        if not (
+            registry.run_queue.has_entries() or self.inbox or self.broadcasts or closed or registry.workers.too_many
+        ):
             return self._sleep_idle()
         self._retract()
         registry.run_queue.update_high_water()
@@ -158,6 +160,12 @@ class Mailbox(Parked, PoolWorker, Owner):
                 self.has_mail = True
                 raise
             self.inbox.extend(())  # locks it: the answer may have waited, and set `parker` back since
+
+    def nudge(self) -> None:
+        """As `PoolWorker` has it; from any thread."""
+        self.has_mail = True
+        self.inbox.extend(())  # locks it, see `Workers`
+        self.registry.idle.wake(self)
 
     # Broadcasts
 

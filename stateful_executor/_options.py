@@ -27,7 +27,16 @@ def checked_workers(max_workers: int | None) -> int:
     if max_workers is None:
         cpus = getattr(os, "process_cpu_count", os.cpu_count)()
         return min(32, (cpus or 1) + 4)
-    max_workers = whole_number("max_workers", max_workers, "a whole number of threads, or None for the default")
+    return _at_least_one(max_workers, "a whole number of threads, or None for the default")
+
+
+def checked_size(max_workers: int) -> int:
+    """What a pool is resized to: there the default is no number that anybody asked for."""
+    return _at_least_one(max_workers, "a whole number of threads")
+
+
+def _at_least_one(max_workers: int, meaning: str) -> int:
+    max_workers = whole_number("max_workers", max_workers, meaning)
     if max_workers < 1:
         raise ValueError(f"max_workers must be greater than 0, not {max_workers}")
     return max_workers

@@ -1,4 +1,4 @@
-"""`StatefulThreadPoolExecutor`: arguments, submit, map, scope, with_state, broadcast, stats, shutdown."""
+"""`StatefulThreadPoolExecutor`: arguments, submit, map, scope, with_state, broadcast, resize, stats, shutdown."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ._broadcast import broadcast
 from ._decorator import decorator_of
 from ._future import Future, current_helper, new_task, wrap_future
 from ._naming import name_of
-from ._options import PoolOptions, TaskDecorator, checked_backlog, checked_timeouts, checked_workers
+from ._options import PoolOptions, TaskDecorator, checked_backlog, checked_size, checked_timeouts, checked_workers
 from ._policy import StatePolicy
 from ._private_names import PrivateNames, warn_of_hooks
-from ._registry import Registry
+from ._registry import Registry, dropped, shut_down
+from ._resize import resize
 from ._scope import Scope
 from ._snapshot import snapshot
 from ._stats import PoolStats
@@ -58,8 +59,8 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
     has pools of its own, and ends them as it ends; 3.11 aborts when one ends that has a thread left, of any executor.
 
     Parameters:
-        max_workers: The most threads there will be; `min(32, cpus + 4)` by default. They start on demand, idle ones
-            are used first.
+        max_workers: The most threads there will be, until `resize`; `min(32, cpus + 4)` by default. They start on
+            demand, idle ones are used first.
         thread_name_prefix: What the names of the threads begin with.
         initializer: Called by each worker when it starts, before its first task, outside of every lock. What it
             returns is the worker's state. A generator function, also one that `contextlib.contextmanager` decorates,
@@ -219,14 +220,13 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
             raise ValueError(f"finalizer {name_of(finalizer)} has no state to tear down: give an initializer too")
         elif policy is not None:
             raise ValueError(f"{policy!r} has no state to look after: give an initializer too")
-        self._max_workers = max_workers
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
         decorate = decorator_of(copy_context, task_decorator)
         registry = Registry(name, max_workers, max_backlog, *timeouts, decorate)
         self._registry: Registry = _opened(registry, self._own)
         # When the pool is collected its workers finish what is queued, tear down and end. Takes no lock, since a
         # collection can start anywhere. Not kept here: a weakref that is collected with its pool calls nobody.
-        self._registry.pool = weakref.ref(self, _dropped(self._registry))
+        self._registry.pool = weakref.ref(self, dropped(self._registry))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -272,6 +272,19 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         """
         make = partial(new_task, self._registry, fn, args, kwargs, None)
         return broadcast(self._registry, make, self._registry.workers.live)
+
+    def resize(self, max_workers: int) -> None:
+        """Let there be at most `max_workers` workers from now on; does not wait. From any thread, a worker's too.
+
+        More start on demand, at once for tasks that wait already. Those too many tear down their states and end: idle
+        ones now, others after their task, whoever ends its task first. Until their teardown has ended they count as
+        workers, so that there are more than `max_workers`. To assign `_max_workers` does the same.
+
+        Raises as the constructor does, `TypeError` for None too; and as `submit`, after `shutdown` say.
+
+        .. versionadded:: 0.1
+        """
+        resize(self._registry, checked_size(max_workers))
 
     # Scopes and states
 
@@ -322,7 +335,7 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
             RuntimeError: `wait` in a worker of this pool, which would wait for itself.
         """
         registry = self._registry
-        registry.close(_shut_down)
+        registry.close(shut_down)
         if cancel_futures:
             registry.cancel_waiting()
         if not wait:
@@ -360,24 +373,19 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
             f"{blocked}{closed}>"
         )
 
+    # A private name of ThreadPoolExecutor's that code in the wild assigns; `PrivateNames` has the others
+
+    @property
+    def _max_workers(self) -> int:
+        return self._registry.workers.max_workers
+
+    @_max_workers.setter
+    def _max_workers(self, max_workers: int) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.resize(max_workers)
+
 
 def _opened(registry: Registry, own: Binding | None) -> Registry:
     """Tell `registry` how to make workers. Apart from the pool's class, so that nothing here refers to the pool."""
     registry.workers.new_worker = lambda: Worker(registry, own)
     _interpreter.register(registry)
     return registry
-
-
-def _shut_down() -> RuntimeError:
-    return RuntimeError("cannot schedule new futures after shutdown")
-
-
-def _dropped(registry: Registry) -> Callable[[object], None]:
-    def drop(_: object) -> None:
-        try:
-            registry.close(_shut_down)
-        except BaseException:  # Ctrl-C, which Python prints and then ignores here
-            registry.close(_shut_down)
-            raise
-
-    return drop

@@ -359,3 +359,21 @@ class Registry:
         self.forked = True
         self.close_reason = reason
         return kept
+
+
+def shut_down() -> RuntimeError:
+    """What a submit raises after `shutdown`."""
+    return RuntimeError("cannot schedule new futures after shutdown")
+
+
+def dropped(registry: Registry) -> Callable[[object], None]:
+    """What a weakref calls when the pool of `registry` is collected."""
+
+    def drop(_: object) -> None:
+        try:
+            registry.close(shut_down)
+        except BaseException:  # Ctrl-C, which Python prints and then ignores here
+            registry.close(shut_down)
+            raise
+
+    return drop

@@ -29,6 +29,8 @@ class Starting(Protocol):
 
     def _answer(self) -> None: ...
 
+    def _is_dismissed(self) -> bool: ...
+
 
 class Startup:
     """Makes a worker's own state before its first task. Strictly private.
@@ -69,6 +71,8 @@ class Startup:
         run_queue = self._registry.run_queue
         while True:
             self._worker._answer()
+            if self._registry.workers.too_many and self._worker._is_dismissed():
+                return False
             if not (self._worker.broadcasts or run_queue.head or run_queue.tail):
                 if not self._worker._park():
                     return False

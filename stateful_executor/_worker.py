@@ -67,7 +67,7 @@ class Worker(Runner):
     # Serving
 
     def _serve(self) -> None:
-        """Run tasks until there will be none, or have been none for `idle_timeout` seconds."""
+        """Run tasks until there will be none, or have been none for `idle_timeout` seconds, or it is one too many."""
         self.registry.run_queue.update_high_water()
         while (ran := self.run()) or self._park():
             if self.has_mail:
@@ -85,6 +85,8 @@ class Worker(Runner):
                 self._answer()
             if self.broadcasts:
                 self._run_broadcasts()
+            if self.registry.workers.too_many and self._is_dismissed():
+                return
 
     def _run_broadcasts(self) -> None:
         breakage = self.registry.workers.breakage
@@ -99,6 +101,14 @@ class Worker(Runner):
                     self.forget_broadcast(task)
 
     # Ending
+
+    def _is_dismissed(self) -> bool:
+        """Whether this worker is to leave, since it is one too many; what it was woken for is another one's to do."""
+        if not self.registry.workers.dismiss(self):
+            return False
+        self._be_busy()
+        self._pass_on()
+        return True
 
     def _leave(self) -> bool:
         """Tear down, and leave the pool. False when there are tasks meanwhile, for which this worker starts anew.

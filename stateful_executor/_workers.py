@@ -31,7 +31,7 @@ class PoolWorker(PoolThread):
     """
 
     broadcasts: deque[Future[Any]]  # tasks for this worker only
-    leaving: bool  # takes no more of them
+    leaving: bool  # takes no more of them, and is none of those who stay
     fn: object  # what it runs
     nested_tasks: int  # tasks that run inside another one, which waits for them
     completed: int
@@ -47,6 +47,10 @@ class PoolWorker(PoolThread):
 
     def drop_broadcasts(self) -> None:
         """Cancel what is in `broadcasts`: nobody will run it."""
+        raise NotImplementedError
+
+    def nudge(self) -> None:
+        """Have this worker look at `Workers.too_many`: at once if it is idle, else after its task."""
         raise NotImplementedError
 
 
@@ -69,6 +73,9 @@ class Workers:
         those that have left while the pool goes on, and whose threads may not have ended yet.
     `free_indices`, `_next_index`
         numbers of workers that have left; and those that no worker has had.
+    `max_workers`, `too_many`
+        how many there may be; and whether more than that stay (are live and not leaving), since `resize`. False only
+        when that is not so.
     `can_grow`
         false when `live` is full, or the pool is closed.
     `initialized_once`, `breakage`
@@ -77,13 +84,19 @@ class Workers:
         what the retired ones had counted.
 
     All of these are written with `lock` held, which is never held while user code runs or anything blocks. `can_grow`
-    is read without it, and no task is stranded:
+    and `too_many` are read without it. No task is stranded, and nobody too many sleeps on:
 
         who              publishes              meets at (locks)    then looks at
         submit           appends the task       `RunQueue.tail`     `can_grow`
         retiring worker  sets `can_grow`        `RunQueue.tail`     the tasks
+        resize, up       sets `can_grow`        `RunQueue.tail`     the tasks
+        resize, down     sets `too_many`        `Mailbox.inbox`     `Idle.workers`
+        idle worker      enters `Idle.workers`  `Mailbox.inbox`     `too_many`
 
-    Whoever comes second sees the other: the worker stays for the task, or the submit starts another worker.
+    Whoever comes second sees the other: the worker stays for the task, or the submit or `resize` starts another worker.
+    A worker that has seen `too_many` asks `dismiss`, which lets none go but those too many: the first who is not clears
+    it. `max_workers` others stay then, each of which serves, or sees to the tasks when it retires in turn. While those
+    who are leaving fill `live`, nobody starts; the last of them finds room for itself, and stays if there are tasks.
 
     Who waits in `join` is woken by each worker as it ends, by one whose start failed as well; else by its timeout, or
     Ctrl-C. Who waits in `grow` is woken by the thread that starts the worker, whether that succeeds or not.
@@ -97,6 +110,7 @@ class Workers:
         self.retired: dict[PoolWorker, None] = {}
         self.free_indices: list[int] = []
         self.can_grow: bool = True
+        self.too_many: bool = False
         self.initialized_once = False
         self.breakage: Callable[[], Exception] | None = None
         self.retired_counts: Counts = Counts()
@@ -217,7 +231,7 @@ class Workers:
         with self.lock:
             if worker in self.live:
                 del self.live[worker]
-                self.can_grow = not self._closed()  # first: after Ctrl-C in the next line only a number is lost
+                self._look_for_room()  # first: after Ctrl-C in the next line only a number is lost
                 if worker.index >= 0:
                     self.free_indices.append(worker.index)
 
@@ -235,7 +249,7 @@ class Workers:
         if worker in self.retired:
             return True
         self.live.pop(worker, None)
-        self.can_grow = not self._closed()  # before the look at the tasks
+        self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending():
             self.live[worker] = None  # before they are counted, as in `_start_worker`
             if len(self.live) <= self.max_workers:
@@ -253,6 +267,40 @@ class Workers:
         self.free_indices += (worker.index,)
         self.retired[worker] = None
         return True
+
+    def _look_for_room(self) -> None:
+        self.can_grow = len(self.live) < self.max_workers and not self._closed()
+
+    # Resizing
+
+    def set_most(self, max_workers: int) -> None:
+        """Let there be `max_workers` workers; `fit` is to be called next."""
+
+        def change() -> None:
+            self.max_workers = max_workers
+
+        locked(self.lock, change)
+
+    def fit(self) -> list[PoolWorker]:
+        """With `lock` held, after a change of `max_workers`: set what depends on it. Returns those who stay."""
+        staying = self._staying()
+        self.too_many = len(staying) > self.max_workers
+        self._look_for_room()
+        return staying
+
+    def dismiss(self, worker: PoolWorker) -> bool:
+        """Whether `worker`, which is between tasks, is to leave as one too many; not while it has broadcasts to run."""
+
+        def decide() -> bool:
+            if worker.broadcasts:
+                return False
+            worker.leaving = self.too_many = len(self._staying()) > self.max_workers
+            return worker.leaving
+
+        return locked(self.lock, decide)
+
+    def _staying(self) -> list[PoolWorker]:
+        return [worker for worker in list(self.live) if not worker.leaving]
 
     # Joining
 

@@ -206,6 +206,7 @@ entry_points = {
     "scope": lambda pool: pool.scope().__enter__().submit(say, "never"),
     "view": lambda pool: pool.with_state(list).submit(say, "never"),
     "scope's view": lambda pool: pool.scope().__enter__().with_state(list).submit(say, "never"),
+    "resize": lambda pool: pool.resize(2),
 }
 
 
@@ -217,4 +218,4 @@ def try_entry_points(pool):
             assert "fork" in str(exc)
             say(name)
 """
-ENTRY_POINT_NAMES = ["submit", "map", "chunked map", "scope", "view", "scope's view"]
+ENTRY_POINT_NAMES = ["submit", "map", "chunked map", "scope", "view", "scope's view", "resize"]

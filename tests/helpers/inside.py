@@ -19,6 +19,7 @@ from stateful_executor import (
     StateView,
     _idle,
     _interpreter,
+    _mailbox,
     _parker,
     _permits,
     _registry,
@@ -89,7 +90,7 @@ REGISTRY = {
     for prefix, names in {
         "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool"],
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
-        "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "retire", "leave"],
+        "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "too_many", "retire", "leave"],
         "idle.": ["searching", "wasted_wakes"],
         "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "wake_first", "left_line"],
     }.items()
@@ -319,6 +320,10 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.after_fork": (_workers.Workers, "after_fork"),
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
+    "Workers.set_most": (_workers.Workers, "set_most"),
+    "Workers.fit": (_workers.Workers, "fit"),
+    "Workers.dismiss": (_workers.Workers, "dismiss"),
+    "Mailbox.nudge": (_mailbox.Mailbox, "nudge"),
     "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
     "Workers.start_new_thread": (_workers._thread, "start_new_thread"),  # by which `grow` has a thread start the worker
     "PoolThread.start": (_thread.PoolThread, "start"),

@@ -378,7 +378,14 @@ class PoolMachine(RuleBasedStateMachine):
             self.counts["torn_down"] += 1
         self.run_broadcasts(worker)
         worker.task = None
-        if self.waiting:
+        self.goes_on(worker)
+
+    def goes_on(self, worker: ModelWorker) -> None:
+        """With the next task, unless there is none, or it is one too many."""
+        if len(self.workers) > self.max_workers:
+            self.retire(worker)
+            self.until_gone()  # else the next one to end its task may look before this one has
+        elif self.waiting:
             self.start_next([worker])
         elif self.ends:
             self.retire(worker)
@@ -515,6 +522,38 @@ class PoolMachine(RuleBasedStateMachine):
         results = self.account.map(getattr(self.pool, name), bodies, chunksize=chunksize, buffersize=1)
         assert list(results) == list(range(number))
         self.counts["completed"] += -(-number // chunksize)
+
+    # More and fewer workers
+
+    @is_open
+    @precondition(lambda self: self.pool is not None)
+    @rule(workers=st.integers(1, 4), assigns=st.booleans())
+    def resize(self, workers: int, assigns: bool) -> None:
+        if self.shut:
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                self.pool.resize(workers)
+            return
+        self.max_workers = workers
+        self.account.workers = max(self.account.workers, workers)  # tasks in that many may overtake each other
+        if assigns:
+            self.pool._max_workers = workers
+        else:
+            self.pool.resize(workers)
+        idle = [worker for worker in self.workers if worker.task is None]
+        too_many = min(len(idle), len(self.workers) - workers)
+        if too_many > 0:
+            until(lambda: self.account.registry.stats().workers, len(self.workers) - too_many)
+            there = {worker.thread for worker in list(self.account.registry.workers)}
+            for worker in idle:
+                if worker.thread not in there:
+                    self.retire(worker)
+            self.until_gone()
+        while self.waiting and len(self.running) < workers:
+            self.start_next([])
+
+    def until_gone(self) -> None:
+        """As many have left as are to, teardown and all."""
+        until(lambda: self.account.registry.stats().workers, len(self.workers), self.account.registry.stats)
 
     # Scopes
 
@@ -737,6 +776,7 @@ simple = st.one_of(
     ),
     st.tuples(st.just("broadcast"), entry_points),
     st.tuples(st.just("discard_all"), entry_points),
+    st.tuples(st.just("resize"), st.integers(1, 4)),
     st.tuples(st.just("look")),
 )
 blocks = st.tuples(
@@ -752,10 +792,11 @@ endings = st.tuples(st.sampled_from(["shutdown", "cancels", "drop", "with others
 class Run:
     """One pool, and what several threads do with it."""
 
-    def __init__(self, ledger: Ledger, parameters: dict[str, Any], threads: int) -> None:
+    def __init__(self, ledger: Ledger, parameters: dict[str, Any], plans: list[list[Any]]) -> None:
         workers, bound = parameters["workers"], parameters["bound"]
         self.ledger = ledger
-        self.account = account = ledger.account(workers, bound, threads + 1)
+        sizes = [size for plan in plans for operation, *args in plan if operation == "resize" for size in args]
+        self.account = account = ledger.account(max([workers, *sizes]), bound, len(plans) + 1)
         hooks = parameters["hooks"]
         self.policy = None
         if hooks:
@@ -894,6 +935,9 @@ class Run:
     def discard_all(self, futures: list[Any], entry_point: str) -> None:
         self.views.get(entry_point, self.views["view"]).discard_all()
 
+    def resize(self, futures: list[Any], workers: int) -> None:
+        self.pool.resize(workers)
+
     def look(self, futures: list[Any]) -> None:
         self.account.look()
         stats = self.pool.stats()
@@ -969,7 +1013,7 @@ class Run:
 def test_threads(parameters: dict[str, Any], plans: list[list[Any]], ending: tuple[str, bool]) -> None:
     """Whatever several threads do with one pool: everything is accounted for at the end."""
     ledger = Ledger()
-    run = Run(ledger, parameters, len(plans))
+    run = Run(ledger, parameters, plans)
     barrier = threading.Barrier(len(plans))
     threads = [
         threading.Thread(target=run.carry_out, args=(plan, barrier, None if number else ending))

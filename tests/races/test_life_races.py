@@ -187,7 +187,8 @@ class TestRetirement:
         run_queue.__class__ = Staged.__base__
         pool.shutdown()
 
-    def test_finalizer_of_something_submits_meanwhile(self) -> None:
+    @pytest.mark.parametrize("looks", [1, 2])
+    def test_finalizer_of_something_submits_meanwhile(self, looks: int) -> None:
         """What is collected while the worker stays or goes may submit in its thread: no more than `max_workers`."""
         tearing, go_on = threading.Event(), threading.Event()
         pool = StatefulThreadPoolExecutor(1, idle_timeout=0)
@@ -198,12 +199,12 @@ class TestRetirement:
         stays_with: list[int] = []
 
         class Workers(dict[Any, None]):
-            looked = False
+            looks = 0
 
             def __len__(self) -> int:
                 length = super().__len__()
-                if threading.current_thread() is worker and not self.looked:
-                    self.looked = True
+                self.looks += threading.current_thread() is worker
+                if threading.current_thread() is worker and self.looks == looks:
                     futures.append(pool.submit(int))
                 return length
 

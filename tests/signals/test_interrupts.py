@@ -232,6 +232,26 @@ def views(run: Run) -> None:
     list(view.map(lambda state, n: n, range(2)))
 
 
+def growing(run: Run) -> None:
+    """More workers, for tasks that wait for one that is held."""
+    run.futures.append(run.pool.submit(run.hold))
+    start_new_thread(_release_soon, (run.go_on,))
+    run.futures += [run.pool.submit(pow, 2, n) for n in range(2)]
+    run.pool.resize(4)
+    for future in run.futures:
+        future.result()
+
+
+def shrinking(run: Run) -> None:
+    """Fewer workers than are idle, and then than are busy."""
+    run.futures += [run.pool.submit(run.hold) for _ in range(4)]
+    run.pool.resize(3)
+    start_new_thread(_release_soon, (run.go_on,))
+    for future in run.futures:
+        future.result()
+    run.pool._max_workers = 1
+
+
 def full(run: Run) -> None:
     """A bounded pool's submit gives up."""
     inside(run.pool).submit_timeout = 0.001
@@ -317,8 +337,9 @@ def check(run: Run, where: str) -> None:
         with suppress(Exception):
             future.exception(5)
         assert future.done(), f"{future} is stranded"
-    run.pool.shutdown(timeout=5)
     registry = inside(run.pool)
+    none_too_many(registry)
+    run.pool.shutdown(timeout=5)
     stats = run.pool.stats()
     assert (stats.running, stats.backlog, stats.blocked_submitters) == (0, 0, 0)
     assert stats.states_torn_down == stats.states_made
@@ -332,13 +353,22 @@ def check(run: Run, where: str) -> None:
         assert len(registry.free_permits) + registry.unissued == registry.max_backlog, "a place is lost"
 
 
+def none_too_many(registry: Any) -> None:
+    """The workers fit the number that there may be, be it that of before the interruption."""
+    give_up = time.monotonic() + 20
+    while registry.close_reason is None and len(registry.workers) > registry.max_workers:
+        assert time.monotonic() < give_up, "a worker too many stays"
+        time.sleep(0)
+
+
 EVERYWHERE = (submit, blocked, scoped, with_states, cancelling, mapping)
 TWICE = (
     *(blocked_in_loop, unordered, looking, retiring, failing, out_of_time, blocked_in_scope, broadcasting),
     *(waiting, scope_end_waits, shut_down, left, views, full, closing, emptying, by_hand, making, breaking),
 )
-MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down)
+MAIN = (scoped, blocked, waiting, scope_end_waits, shut_down, growing)
 CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *product(TWICE, (2,), (None,))]
+CASES += [(growing, 1, None), (growing, 2, 2), (shrinking, 4, None)]
 
 
 def _once(scenario: Callable[[Run], None], workers: int, max_backlog: int | None, interrupt: Interrupt) -> None:

@@ -69,6 +69,7 @@ WEIGHTS = {
     "forget": 4,
     "broadcast": 2,
     "discard_all": 2,
+    "resize": 1,
     "stats": 2,
     "collect": 1,
     "asubmit": 1,
@@ -492,6 +493,9 @@ class Hand:
 
     def do_discard_all(self, entry_point: EntryPoint, which: float) -> None:
         self.run.view(entry_point, ENTRY_POINTS[1 + int(which * (len(ENTRY_POINTS) - 1))]).discard_all()
+
+    def do_resize(self, _: EntryPoint, which: float) -> None:
+        self.run.pool.resize(1 + int(which * 8))  # type: ignore[union-attr]
 
     def do_stats(self, _: EntryPoint, __: float) -> None:
         stats, bound = self.run.pool.stats(), self.run.plan["max_backlog"]  # type: ignore[union-attr]

@@ -284,6 +284,9 @@ def life(
     assert_type([future.result() for future in pool.broadcast(square, 5)], list[int])
     assert_type(pool.map_unordered(square, [1, 2], timeout=1.0, chunksize=2, buffersize=8), Iterator[int])
     assert_type(db.map_unordered(load_user, [1, 2]), Iterator[str])
+    assert_type(pool.resize(8), None)
+    assert_type(pool._max_workers, int)
+    pool._max_workers = 8  # as code in the wild does
     assert_type(pool.stats(), PoolStats)
     assert_type(pool.stats().states_made, int)
     assert_type(pool.stats().seconds_blocked, float)

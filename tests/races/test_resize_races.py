@@ -1,0 +1,410 @@
+"""Staged interleavings of `resize` with workers that park, retire or start, a submit, a shutdown, another resize."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from inside import HAS_GIL, Worker, hook, inside
+from stages import OnFirstEntry
+from threads import run_in_thread, until, where
+
+from stateful_executor import StatefulThreadPoolExecutor
+
+Pool = StatefulThreadPoolExecutor[Any]
+MOMENTS = ["Workers.dismiss", "Worker.leave", "Workers.retire"]  # of a worker that is too many, in this order
+
+
+class Stage(deque[Any]):
+    """A deque that runs a hook before a step, once."""
+
+    before_extend: Callable[[], object] | None = None
+    before_popleft: Callable[[], object] | None = None
+    before_append: Callable[[], object] | None = None
+    after_append: Callable[[], object] | None = None
+
+    def _run(self, moment: str) -> None:
+        fn = getattr(self, moment)
+        if fn is not None:
+            setattr(self, moment, None)
+            fn()
+
+    def extend(self, nothing: Any) -> None:
+        self._run("before_extend")
+        super().extend(nothing)
+
+    def popleft(self) -> Any:
+        self._run("before_popleft")
+        return super().popleft()
+
+    def append(self, task: Any) -> None:
+        self._run("before_append")
+        super().append(task)
+        self._run("after_append")
+
+
+def once(step: str, then: Callable[[], object], monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
+    """Call `then` before the step, one of `inside.HOOKS`, or after it, the first time."""
+    original = getattr(*hook(step))
+    hooks = [then]
+
+    def staged(*args: Any) -> Any:
+        if hooks and not after:
+            hooks.pop()()
+        result = original(*args)
+        if hooks and after:
+            hooks.pop()()
+        return result
+
+    monkeypatch.setattr(*hook(step), staged)
+
+
+def full(workers: int, **kwargs: Any) -> Pool:
+    """A pool whose workers have been started, and are asleep."""
+    pool: Pool = StatefulThreadPoolExecutor(workers, "w", **kwargs)
+    everyone = threading.Barrier(workers)
+    wait([pool.submit(everyone.wait, 20) for _ in range(workers)])
+    until(lambda: all_idle(pool, workers))
+    return pool
+
+
+def all_idle(pool: Pool, number: int) -> bool:
+    registry = inside(pool)
+    workers = list(registry.workers)
+    return len(workers) == number and all(w in registry.idle and (w.asleep or not HAS_GIL) for w in workers)
+
+
+def resizing(pool: Pool, max_workers: int) -> Callable[[], None]:
+    """Resize in another thread, to its end, when called."""
+    return partial(run_in_thread, partial(pool.resize, max_workers))
+
+
+@contextmanager
+def one_idle() -> Iterator[tuple[Pool, Any]]:
+    """A pool of two workers, one of which is held; and the other one, which is asleep."""
+    pool = full(2)
+    go_on = threading.Event()
+    held = pool.submit(lambda: (go_on.wait(20), where())[1])
+    until(lambda: pool.stats().running and len(inside(pool).idle) == 1)
+    (worker,) = inside(pool).idle
+    try:
+        yield pool, worker
+        until(lambda: len(inside(pool).workers) == 1)
+        future = pool.submit(where)
+        go_on.set()
+        assert future.result(20) == held.result(20) != worker.thread.name
+    finally:
+        go_on.set()
+        pool.shutdown()
+
+
+class TestAgainstParking:
+    """The one worker that is too many does not sleep."""
+
+    def test_before_it_enters(self) -> None:
+        """It was woken in vain and has found nothing to look at; then it is told; then it finds no task."""
+        with one_idle() as (pool, worker):
+            stage = Stage()
+            inside(pool).head = inside(pool).tail = stage
+            stage.before_popleft = resizing(pool, 1)
+            inside(pool).wake_worker(worker)
+
+    def test_when_it_has_entered(self) -> None:
+        """And is about to look."""
+        with one_idle() as (pool, worker):
+            inside(pool).idle = OnFirstEntry(lambda _: resizing(pool, 1)(), [worker])
+            inside(pool).wake_worker(worker)
+
+    @pytest.mark.parametrize("look", ["inbox", "broadcasts"])
+    def test_while_it_looks(self, look: str) -> None:
+        """Before, or after, it meets the resize at the lock of its inbox."""
+        with one_idle() as (pool, worker):
+            stage = Stage()
+            setattr(worker, look, stage)
+            stage.before_extend = resizing(pool, 1)
+            inside(pool).wake_worker(worker)
+
+    def test_at_the_end_of_its_task(self) -> None:
+        """It has listed itself as idle before the task's result is visible, and is taken for that."""
+        with one_idle() as (pool, _):
+            inside(pool).idle = OnFirstEntry(lambda _: resizing(pool, 1)(), inside(pool).idle)
+            pool.submit(int).result(20)
+
+
+class TestAgainstSubmit:
+    """A task that comes at the same time finds the new worker, or the resize finds the task."""
+
+    @pytest.mark.parametrize("moment", ["before_append", "after_append"])
+    def test_up(self, moment: str) -> None:
+        """The only worker there was is held."""
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(1, "w")
+        pool.submit(go_on.wait, 20)
+        pool.submit(int)
+        until(lambda: pool.stats().running)
+        assert not inside(pool).can_grow
+        inside(pool).tail[0].cancel()
+        stage = Stage()
+        inside(pool).head = inside(pool).tail = stage
+        setattr(stage, moment, resizing(pool, 2))
+        assert pool.submit(where).result(20) == "w_1"
+        go_on.set()
+        pool.shutdown(timeout=20)
+
+    @pytest.mark.parametrize("moment", ["before_append", "after_append"])
+    def test_down(self, moment: str) -> None:
+        """All of those who sleep but one leave."""
+        pool = full(3)
+        stage = Stage()
+        inside(pool).head = inside(pool).tail = stage
+        setattr(stage, moment, resizing(pool, 1))
+        assert pool.submit(int).result(20) == 0
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
+
+    def test_the_one_woken_for_it_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It hands the task on to one that is asleep, though another one, too, has been woken to look."""
+        pool = full(3)
+        coldest, _, _ = inside(pool).idle
+        go_on = threading.Event()
+        woken: list[Worker] = []
+        arrived = getattr(*hook("Idle.arrived"))
+
+        def arrive(idle: Any, worker: Any, *args: Any) -> None:
+            arrived(idle, worker, *args)
+            if worker is coldest:
+                assert go_on.wait(20)
+            elif not woken:
+                pool.resize(2)  # nudges the coldest one
+            woken.append(worker)
+
+        monkeypatch.setattr(*hook("Idle.arrived"), arrive)
+        name = pool.submit(where).result(20)
+        leaving, other = woken
+        assert name == other.thread.name
+        until(lambda: leaving not in inside(pool).workers)
+        go_on.set()
+        until(lambda: all_idle(pool, 2))
+        pool.shutdown(timeout=20)
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_while_one_leaves(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The other one is busy, or runs it: it is there for that."""
+        pool = full(2)
+        futures: list[Any] = []
+        once(moment, lambda: futures.append(pool.submit(where)), monkeypatch)
+        pool.resize(1)
+        until(lambda: futures)
+        assert futures[0].result(20) in ("w_0", "w_1")
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
+
+
+class TestAgainstRetirement:
+    """Workers leave by their `idle_timeout` as well."""
+
+    @pytest.mark.parametrize("moment", MOMENTS[1:])
+    def test_down_while_one_retires(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That one counts: nobody is sent after it, and the task that comes then is run."""
+        dismissed: list[Worker] = []
+        true_dismiss = getattr(*hook("Workers.dismiss"))
+
+        def dismiss(workers: Any, worker: Worker) -> bool:
+            is_dismissed: bool = true_dismiss(workers, worker)
+            dismissed.extend([worker] * is_dismissed)
+            return is_dismissed
+
+        monkeypatch.setattr(*hook("Workers.dismiss"), dismiss)
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(2, "w", idle_timeout=0)
+        held = pool.submit(lambda: (go_on.wait(20), where())[1])
+        until(held.running)
+        done = threading.Event()
+        once(moment, lambda: (resizing(pool, 1)(), done.set()), monkeypatch)
+        pool.submit(int)
+        assert done.wait(20)
+        until(lambda: pool.stats().workers == 1)
+        future = pool.submit(where)
+        go_on.set()
+        assert future.result(20) == held.result(20) == "w_0"
+        if moment == "Workers.retire":
+            assert not dismissed
+        pool.shutdown(timeout=20)
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_up_while_one_leaves(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It stays, or another one starts: as many tasks run at once as there may be workers again."""
+        pool = full(2, initializer=list)
+        done = threading.Event()
+        once(moment, lambda: (resizing(pool, 2)(), done.set()), monkeypatch)
+        pool.resize(1)
+        assert done.wait(20)
+        everyone = threading.Barrier(2)
+        futures = [pool.submit(everyone.wait, 20) for _ in range(2)]
+        assert sorted(future.result(20) for future in futures) == [0, 1]
+        pool.shutdown(timeout=20)
+        assert pool.stats().states_made == pool.stats().states_torn_down
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    def test_up_with_tasks_while_one_leaves(self, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same with tasks that wait already: the resize finds no room for a worker, so that one stays."""
+        pool = full(2, initializer=list)
+        everyone, futures = threading.Barrier(2), []
+
+        def meanwhile() -> None:
+            futures.extend([pool.submit(everyone.wait, 20) for _ in range(2)])
+            resizing(pool, 2)()
+
+        once(moment, meanwhile, monkeypatch)
+        pool.resize(1)
+        until(lambda: len(futures) == 2)
+        assert sorted(future.result(20) for future in futures) == [0, 1]
+        pool.shutdown(timeout=20)
+
+
+class TestAgainstStarts:
+    """A worker is counted, and has not started yet."""
+
+    def test_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Either of the two leaves, the new one after its first task."""
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(2, "w")
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        once("PoolThread.start", resizing(pool, 1), monkeypatch)
+        assert pool.submit(where).result(20) == "w_1"
+        until(lambda: len(inside(pool).workers) == 1)
+        go_on.set()
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
+
+    def test_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was counted among those too many: one fewer has to leave."""
+
+        def meanwhile() -> None:
+            resizing(pool, 1)()
+            raise RuntimeError("can't start new thread")
+
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(2, "w")
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        once("PoolThread.start", meanwhile, monkeypatch)
+        future = pool.submit(where)
+        go_on.set()
+        assert future.result(20) == "w_0"
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
+
+
+class TestAgainstOthers:
+    """A shutdown, and another resize."""
+
+    @pytest.mark.parametrize("moment", [*MOMENTS, "Workers.set_most"])
+    @pytest.mark.parametrize("to", [1, 3])
+    def test_shutdown(self, moment: str, to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was accepted is run, and all workers end."""
+        go_on = threading.Event()
+        pool = full(2)
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        futures: list[Any] = []
+        done = threading.Event()
+
+        def meanwhile() -> None:
+            futures.extend(pool.submit(int) for _ in range(3))
+            pool.shutdown(wait=False)
+            done.set()
+
+        once(moment, meanwhile, monkeypatch, after=moment == "Workers.set_most")
+        pool.resize(to)
+        if to == 3 and moment in MOMENTS:
+            meanwhile() if moment == "Workers.dismiss" else pool.shutdown(wait=False)
+            done.set()
+        assert done.wait(20)
+        go_on.set()
+        assert [future.result(20) for future in futures] == [0] * len(futures)
+        pool.shutdown(timeout=20)
+
+    @pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (2, 1), (1, 2), (1, 4), (4, 1)])
+    def test_resize(self, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The second one comes in the middle of the first: its number holds, and the workers fit it."""
+        pool = full(3)
+        once("Workers.set_most", resizing(pool, sizes[1]), monkeypatch, after=True)
+        pool.resize(sizes[0])
+        assert pool._max_workers == sizes[1]
+        until(lambda: len(inside(pool).workers) <= sizes[1])
+        everyone = threading.Barrier(sizes[1])
+        futures = [pool.submit(everyone.wait, 20) for _ in range(sizes[1])]
+        assert sorted(future.result(20) for future in futures) == list(range(sizes[1]))
+        pool.shutdown(timeout=20)
+
+    def test_broadcast_to_one_about_to_be_dismissed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It runs its part first, and until then is one of those who stay, whoever looks meanwhile."""
+        pool = full(2)
+        futures: list[Any] = []
+
+        def others_look() -> bool:
+            for worker in list(inside(pool).workers):
+                inside(pool).wake_worker(worker)
+            return not inside(pool).too_many
+
+        once("Worker.leave", lambda: until(others_look), monkeypatch)
+        once("Workers.dismiss", lambda: run_in_thread(lambda: futures.extend(pool.broadcast(where))), monkeypatch)
+        pool.resize(1)
+        until(lambda: len(futures) == 2)
+        assert [future.result(20) for future in futures] == ["w_0", "w_1"]
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
+
+
+class TestInterrupted:
+    """Ctrl-C, also a second one while that is seen to: the workers fit the new number all the same."""
+
+    @pytest.fixture(params=[1, 2])
+    def interrupt(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+        """Have a step raise that often."""
+
+        def interrupt(step: str) -> None:
+            original, left = getattr(*hook(step)), [None] * request.param
+
+            def staged(*args: Any) -> Any:
+                if left:
+                    left.pop()
+                    raise KeyboardInterrupt
+                return original(*args)
+
+            monkeypatch.setattr(*hook(step), staged)
+
+        return interrupt
+
+    @pytest.mark.parametrize("step", ["Workers.fit", "Workers.grow"])
+    def test_up(self, step: str, interrupt: Callable[[str], None]) -> None:
+        """Of two tasks that wait each gets a worker."""
+        go_on, everyone = threading.Event(), threading.Barrier(2)
+        pool: Pool = StatefulThreadPoolExecutor(1, "w")
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        futures = [pool.submit(everyone.wait, 20) for _ in range(2)]
+        interrupt(step)
+        with pytest.raises(KeyboardInterrupt):
+            pool.resize(3)
+        assert sorted(future.result(20) for future in futures) == [0, 1]
+        go_on.set()
+        pool.shutdown(timeout=20)
+
+    @pytest.mark.parametrize("step", ["Workers.fit", "Mailbox.nudge"])
+    def test_down(self, step: str, interrupt: Callable[[str], None]) -> None:
+        """Both who are too many leave."""
+        pool = full(3)
+        interrupt(step)
+        with pytest.raises(KeyboardInterrupt):
+            pool.resize(1)
+        until(lambda: all_idle(pool, 1))
+        pool.shutdown(timeout=20)
