@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ._binding import Binding
-from ._current import current, sleep_until
+from ._current import current, sleep, sleep_until
 from ._naming import cannot_copy
 from ._parker import Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
@@ -34,6 +34,13 @@ class Helper(Protocol):
     def help(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
 
+    def wait(self, parker: Parker, timeout: float | None, task: Future[Any] | None = None) -> bool:
+        """`sleep`, in a task of this worker that waits for `task`, or else for others of its pool.
+
+        Runs `task` when no other worker can.
+        """
+        ...
+
     def caller_runs(self, task: Future[Any]) -> None:
         """Run `task`, for which the backlog has no place, inside the task that submits it."""
 
@@ -47,8 +54,11 @@ def current_helper(home: Home) -> Helper | None:
 class Future(Task[T]):
     """The outcome of a task: a `concurrent.futures.Future` in all that it does, cheaper to make.
 
-    Made by `submit`, never by hand. A `result()` or `exception()` in a worker of the same pool runs the task there
-    and then when it has not begun. A cancelled task notifies those who wait for it at once.
+    Made by `submit`, never by hand. A `result()` or `exception()` in a worker of the same pool leaves the task to
+    another worker while one can take it: one that is idle, that can still be started, or whose own task does not wait
+    for tasks of this pool. When all of them wait so, each runs the task that it waits for there and then, if that has
+    not begun, so that nothing deadlocks; what belongs to the thread (thread-locals, a transaction of a session) is the
+    waiting task's then. A cancelled task notifies those who wait for it at once.
 
     .. versionadded:: 0.1
     """
@@ -68,9 +78,10 @@ class Future(Task[T]):
     def result(self, timeout: float | None = None) -> T:
         """Return what the task returned, or raise what it raised; wait for it at most `timeout` seconds.
 
-        In a worker of the same pool, a task that has not begun is run there and then, unless `timeout` is 0.
-        `timeout` covers waiting, not a task run in place. Raises `TimeoutError` when it has passed, `CancelledError`
-        when the task was cancelled, and `BrokenThreadPool` in a child process forked before the task ended.
+        In a worker of the same pool, when no other worker can take it, a task that has not begun is run there and
+        then, unless `timeout` is 0. `timeout` covers waiting, not a task run in place. Raises `TimeoutError` when it
+        has passed, `CancelledError` when the task was cancelled, and `BrokenThreadPool` in a child process forked
+        before the task ended.
         """
         try:
             if self._phase != FINISHED:
@@ -130,16 +141,15 @@ class Future(Task[T]):
                 "are in the parent"
             )
         helper = current_helper(home)
-        if helper is not None and (timeout is None or timeout > 0):
-            helper.help(self)
         parker = Parker()
         self._watch(parker)
         try:
-            if not sleep_until(self.done, parker, timeout):
+            how = sleep if helper is None else partial(helper.wait, task=self)
+            if not sleep_until(self.done, parker, timeout, how):
                 raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
         finally:
             self._watchers.remove(parker)  # type: ignore[union-attr]  # made by _watch
-            self = None  # type: ignore[assignment]
+            self = how = None  # type: ignore[assignment]
 
     def _make_adapter(self) -> None:
         if not hasattr(self, "_adapter"):

@@ -100,7 +100,7 @@ class AsTheyFinish:
             if self._help(deadline):
                 continue
             self._look_for_fork()
-            if not sleep(self._parker, deadline.left()) and not self._arrived:
+            if not self._sleep(deadline.left()) and not self._arrived:
                 raise TimeoutError(f"{len(self._pending)} tasks of a map_unordered have not ended in time")
 
     def _forget_begun(self) -> None:
@@ -114,6 +114,12 @@ class AsTheyFinish:
         if helper is None or (left is not None and left <= 0):
             return False
         helper.help(self._unbegun.popleft())
+        return True
+
+    def _sleep(self, timeout: float | None) -> bool:
+        for task, _ in self._pending.values():
+            helper = current_helper(task._home)
+            return sleep(self._parker, timeout) if helper is None else helper.wait(self._parker, timeout)
         return True
 
     def _look_for_fork(self) -> None:

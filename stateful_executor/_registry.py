@@ -20,6 +20,7 @@ from ._phases import PENDING, RUNNING
 from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task
+from ._waits import Waits
 from ._workers import Workers
 
 T = TypeVar("T")
@@ -30,9 +31,9 @@ MAX_CALLER_RUNS = 32  # tasks begun one inside another by submits of a worker to
 class Registry:
     """Owns the parts of a pool that its workers share, and the operations that need several of them. Strictly private.
 
-    Its parts are `run_queue` (order), `permits` (the bound; None without one), `idle` (who sleeps) and `workers` (who
-    is there); each says what guards it, and who wakes whom. Here are `put`, which accepts a task; `close`, which lets
-    all go; and what a task tells when it leaves the backlog other than by its turn.
+    Its parts are `run_queue` (order), `permits` (the bound; None without one), `idle` (who sleeps), `workers` (who is
+    there) and `waits` (who waits in a task); each says what guards it, and who wakes whom. Here are `put`, which accepts
+    a task; `close`, which lets all go; and what a task tells when it leaves the backlog other than by its turn.
 
     `close_reason`, `forked`, `abandoned`
         once set they stay set; of two reasons given at once either may win.
@@ -68,6 +69,7 @@ class Registry:
         "permits",
         "pool",
         "run_queue",
+        "waits",
         "workers",
     )
 
@@ -94,6 +96,7 @@ class Registry:
         self.idle = Idle()
         self.run_queue = RunQueue(self.idle.wake_all, None if self.permits is None else self.permits.in_use)
         self.workers = Workers(max_workers, self.run_queue, self)
+        self.waits = Waits(self.workers)
 
     # Submitting
 
@@ -249,6 +252,10 @@ class Registry:
 
     # Failing
 
+    def did_not_start(self) -> None:
+        """As `PoolState` has it."""
+        self.waits.look(can_start=False)
+
     def no_worker(self, error: Exception) -> None:
         """No thread can be started: fail the tasks that relied on one, since nobody is left to begin them.
 
@@ -354,6 +361,7 @@ class Registry:
         kept = self.run_queue.after_fork()
         self.idle.after_fork()
         self.workers.after_fork()
+        self.waits.after_fork()
         if self.permits is not None:
             self.permits.after_fork()
         self.forked = True

@@ -13,11 +13,13 @@ from ._future import Future
 from ._group import Group
 from ._mailbox import Mailbox
 from ._naming import name_of, tell
+from ._parker import Parker
 from ._phases import FAILED, FINISHED, RUNNING
 from ._registry import Registry
 from ._stack import headroom
 from ._states import States
 from ._stats import ONE, Counts
+from ._waits import Wait
 
 logger = logging.getLogger("concurrent.futures")
 
@@ -242,6 +244,30 @@ class Runner(Mailbox):
                 else:
                     self.registry.removal_failed(task)
         finally:
+            del task  # as in `run`
+
+    def wait(self, parker: Parker, timeout: float | None, task: Future[Any] | None = None) -> bool:
+        """As `Helper` has it."""
+        if timeout is not None and timeout <= 0:
+            return self.sleep(parker, timeout)
+        if task is not None and task._target is not None:
+            self._forbid_wait(task)
+        waits = self.registry.waits
+        wait = Wait(parker, task)
+        outer = waits.waiting.get(self)  # of the task in which this one runs, since that waits for it
+        try:
+            waits.waiting[self] = wait
+            waits.look()
+            in_time = wait.told or self.sleep(parker, timeout)
+            if wait.told and task is not None:
+                self.help(task)
+                return True
+            return in_time
+        finally:
+            if outer is None:
+                waits.waiting.pop(self, None)
+            else:
+                waits.waiting[self] = outer
             del task  # as in `run`
 
     def caller_runs(self, task: Future[Any]) -> None:

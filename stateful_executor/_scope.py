@@ -237,8 +237,12 @@ class Scope(Group, Submitter[S]):
             self._alarm.wake()
 
     def _join(self, cancels: bool) -> None:
+        helper = current_helper(self._registry) if self._runs_in_worker else None
         for parker in self._joined(Parker(), cancels):
-            sleep(parker)
+            if helper is None:
+                sleep(parker)
+            else:
+                helper.wait(parker, None)
 
     def _joined(self, joiner: W, cancels: bool) -> Iterator[W]:
         """Yield `joiner` whenever it is to be waited for, until all tasks have ended and all states are torn down.

@@ -125,6 +125,7 @@ class Worker(Runner):
             self._run_broadcasts()
         self.states.tear_down_all()
         if registry.workers.breakage is not None or registry.workers.retire(self):
+            registry.waits.look()  # this may have been the last one not to wait
             return True
         self._answer()  # a scope that ended meanwhile is not to wait for those tasks
         return False

@@ -63,6 +63,9 @@ class PoolState(Protocol):
     def no_worker(self, error: Exception) -> None:
         """A worker could not be started, because of `error`; there may be none."""
 
+    def did_not_start(self) -> None:
+        """A worker that was counted has left before it started."""
+
 
 class Workers:
     """Owns the list of a pool's workers. Strictly private.
@@ -78,6 +81,8 @@ class Workers:
         when that is not so.
     `can_grow`
         false when `live` is full, or the pool is closed.
+    `gone`
+        those in `live` that have left a pool that is closed.
     `initialized_once`, `breakage`
         whether the pool's own initializer has ever succeeded; and what tasks get since it failed before that.
     `retired_counts`
@@ -108,6 +113,7 @@ class Workers:
         self.lock = _thread.RLock()  # re-entrant: a collection that starts in it may run a submit
         self.live: dict[PoolWorker, None] = {}
         self.retired: dict[PoolWorker, None] = {}
+        self.gone: dict[PoolWorker, None] = {}
         self.free_indices: list[int] = []
         self.can_grow: bool = True
         self.too_many: bool = False
@@ -188,6 +194,7 @@ class Workers:
                     raise  # it has started all the same
                 self.leave(worker)
                 worker.drop_broadcasts()
+                self._pool.did_not_start()
             if not isinstance(exc, Exception) or not self._has_live_workers():
                 raise
             # No more threads to be had, or no memory for one: those that are there will do.
@@ -204,6 +211,14 @@ class Workers:
 
     def _closed(self) -> bool:
         return self._pool.close_reason is not None
+
+    def serving(self) -> int:
+        """How many run tasks, or are about to."""
+        return len(self.live) - len(self.gone)
+
+    def has_room(self) -> bool:
+        """Whether one may be started."""
+        return self.can_grow and len(self.live) < self.max_workers
 
     def is_empty(self) -> bool:
         """Whether there is no worker."""
@@ -258,6 +273,7 @@ class Workers:
             del self.live[worker]
         if self._closed():
             self.live[worker] = None  # of a pool that was shut down they are all to be seen
+            self.gone[worker] = None
             return True
         counts = Counts()
         counts.add(self.retired_counts)

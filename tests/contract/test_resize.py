@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 import pytest
-from inside import inside
+from inside import inside, is_parked
 from states import States
 from threads import beside, run_in_thread, until, where
 
@@ -59,7 +59,7 @@ def all_idle(pool: Pool, number: int) -> bool:
     """There are `number` workers, and each is asleep."""
     registry = inside(pool)
     workers = list(registry.workers)
-    return len(workers) == number and all(w in registry.idle and not inside(w).listed_idle for w in workers)
+    return len(workers) == number and all(w in registry.idle and is_parked(w) for w in workers)
 
 
 def begun(pool: Pool, number: int) -> None:

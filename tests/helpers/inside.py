@@ -92,6 +92,7 @@ REGISTRY = {
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
         "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "too_many", "retire", "leave"],
         "idle.": ["searching", "wasted_wakes"],
+        "waits.": ["waiting", "look"],
         "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "wake_first", "left_line"],
     }.items()
     for name in names

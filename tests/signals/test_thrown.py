@@ -25,15 +25,19 @@ from stateful_executor import InitializerError, StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[Any]
 
-# What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
 class Thrown(BaseException):
     """No user code raises it."""
+
+
+@pytest.fixture(autouse=True)
+def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread."""
+
+    def without(hook: Callable[[Any], object]) -> Callable[[Any], None]:
+        return lambda args: None if args.exc_type is Thrown else hook(args)  # type: ignore[return-value]
+
+    monkeypatch.setattr(threading, "excepthook", without(threading.excepthook))
+    monkeypatch.setattr(sys, "unraisablehook", without(sys.unraisablehook))
 
 
 _set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(

@@ -1,0 +1,236 @@
+"""Waiting in a worker: another one runs the awaited task while one can; when all of them wait, each runs its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from inside import inside
+from threads import PATIENCE, until, where
+
+from stateful_executor import StatefulThreadPoolExecutor
+
+Pool = StatefulThreadPoolExecutor[Any]
+
+WAYS: dict[str, Callable[[Pool, Callable[[], Any]], Any]] = {
+    "result": lambda pool, fn: pool.submit(fn).result(PATIENCE),
+    "exception": lambda pool, fn: (future := pool.submit(fn)).exception(PATIENCE) or future.result(0),
+    "map": lambda pool, fn: next(pool.map(lambda _: fn(), [0])),
+    "chunks": lambda pool, fn: next(pool.map(lambda _: fn(), [0, 1], chunksize=2)),
+}
+
+
+@pytest.fixture(params=WAYS)
+def ask(request: pytest.FixtureRequest) -> Callable[[Pool, Callable[[], Any]], Any]:
+    """Submit and wait, at one of the standard library's doors."""
+    return WAYS[request.param]
+
+
+@contextmanager
+def busy(pool: Pool, workers: int = 1) -> Iterator[Callable[[], None]]:
+    """So many workers run a task that does not wait in the pool, until the end, or until what this yields is called."""
+    begun = threading.Barrier(workers + 1)
+    held = threading.Event()
+    futures = [pool.submit(lambda: (begun.wait(PATIENCE), held.wait(PATIENCE))) for _ in range(workers)]
+    begun.wait(PATIENCE)
+    try:
+        yield held.set
+    finally:
+        held.set()
+        wait(futures)
+
+
+def waiting(pool: Pool) -> int:
+    """How many workers wait in a task."""
+    return len(inside(pool).waiting)
+
+
+class TestAnotherOne:
+    """Some worker can take the awaited task: it does, and what belongs to a thread is not mixed up."""
+
+    def test_idle_one(self, ask: Any) -> None:
+        """One sleeps."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            with busy(pool, 2):
+                pass
+            until(lambda: len(inside(pool).idle) == 2)
+            outer, inner = pool.submit(lambda: (where(), ask(pool, where))).result(PATIENCE)
+        assert outer != inner
+
+    def test_one_that_can_be_started(self, ask: Any) -> None:
+        """There is none yet."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            outer, inner = pool.submit(lambda: (where(), ask(pool, where))).result(PATIENCE)
+        assert outer != inner
+
+    def test_one_that_is_busy(self, ask: Any) -> None:
+        """It takes the awaited task when its own has ended, which the waiting one waits for."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            with busy(pool) as free:
+                future = pool.submit(lambda: (where(), ask(pool, where)))
+                until(lambda: waiting(pool))
+                until(lambda: pool.stats().backlog)
+                free()
+                outer, inner = future.result(PATIENCE)
+        assert outer != inner
+
+    def test_one_that_waits_elsewhere(self) -> None:
+        """Only waits in this pool count: an event, another pool, `concurrent.futures.wait`."""
+        with StatefulThreadPoolExecutor(2) as pool, StatefulThreadPoolExecutor(1) as other:
+            with busy(other) as free:
+                queued = other.submit(int)
+                first = pool.submit(lambda: wait([queued]))
+                until(lambda: pool.stats().running == 1)
+                future = pool.submit(lambda: (where(), pool.submit(where).result(PATIENCE)))
+                until(lambda: waiting(pool))
+                free()
+                outer, inner = future.result(PATIENCE)
+            first.result(PATIENCE)
+        assert outer != inner
+
+    def test_event_loop(self) -> None:
+        """A task of a task may run an event loop, whatever the outer one does."""
+
+        async def inner() -> str:
+            return where()
+
+        async def outer(pool: Pool) -> tuple[str, str]:
+            return where(), pool.submit(lambda: asyncio.run(inner())).result(PATIENCE)
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            first, second = pool.submit(lambda: asyncio.run(outer(pool))).result(PATIENCE)
+        assert first != second
+
+    def test_thread_local(self) -> None:
+        """The transaction of a thread's session is not the waiting task's."""
+        local = threading.local()
+        committed: list[list[str]] = []
+
+        def audit() -> None:
+            local.rows = ["audit"]
+            committed.append(local.rows)
+
+        def pay() -> list[str]:
+            local.rows = ["payment"]
+            pool.submit(audit).result(PATIENCE)
+            return list(local.rows)
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            assert pool.submit(pay).result(PATIENCE) == ["payment"]
+        assert committed == [["audit"]]
+
+
+class TestNobodyElse:
+    """Every worker waits: each runs what it waits for."""
+
+    @pytest.mark.parametrize("workers", [1, 2, 4])
+    def test_each_its_own(self, ask: Any, workers: int) -> None:
+        """In its own thread."""
+        with StatefulThreadPoolExecutor(workers) as pool:
+            both = threading.Barrier(workers)
+
+            def outer() -> tuple[str, str]:
+                both.wait(PATIENCE)
+                return where(), ask(pool, where)
+
+            pairs = [future.result(PATIENCE) for future in [pool.submit(outer) for _ in range(workers)]]
+            assert len({first for first, _ in pairs}) == workers
+            until(lambda: not waiting(pool))
+        assert workers > 1 or pairs[0][0] == pairs[0][1]
+
+    @pytest.mark.parametrize("way", ["scope", "map_unordered"])
+    def test_last_one_waits_at_our_own_door(self, way: str) -> None:
+        """The end of a scope, or `map_unordered`: it waits for what another worker runs, which waits in turn."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            begun, go_on = threading.Event(), threading.Event()
+
+            def inner() -> tuple[str, str]:
+                begun.set()
+                go_on.wait(PATIENCE)
+                return where(), pool.submit(where).result(PATIENCE)
+
+            def outer() -> list[tuple[str, str]]:
+                if way == "map_unordered":
+                    tasks = pool.map_unordered(lambda _: inner(), [0])
+                    begun.wait(PATIENCE)
+                    until_waiting.set()
+                    return list(tasks)
+                with pool.scope() as scope:
+                    future = scope.submit(inner)
+                    begun.wait(PATIENCE)
+                    until_waiting.set()
+                return [future.result(0)]
+
+            until_waiting = threading.Event()
+            future = pool.submit(outer)
+            until_waiting.wait(PATIENCE)
+            until(lambda: waiting(pool))
+            go_on.set()
+            [(first, second)] = future.result(PATIENCE)
+        assert first == second
+
+    def test_worker_that_leaves(self) -> None:
+        """The other one is one too many, and leaves after its task: the waiting one runs its own."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            with busy(pool) as free:
+                future = pool.submit(lambda: (where(), pool.submit(where).result(PATIENCE)))
+                until(lambda: waiting(pool))
+                pool.resize(1)
+                free()
+                outer, inner = future.result(PATIENCE)
+        assert outer == inner
+
+    def test_worker_that_does_not_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No thread is to be had: the waiting one runs its own."""
+
+        def fail(_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            pool.submit(int).result(PATIENCE)
+            monkeypatch.setattr(threading.Thread, "start", fail)
+            outer, inner = pool.submit(lambda: (where(), pool.submit(where).result(PATIENCE))).result(PATIENCE)
+            monkeypatch.undo()
+        assert outer == inner
+
+
+class TestTimeouts:
+    """A timeout covers the wait for another worker."""
+
+    def test_passes(self, ask: Any) -> None:  # noqa: ARG002  # each of them has one
+        """The other one is busy: the task is not run in place, but when that one is free."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            inner: list[Future[str]] = []
+
+            def outer() -> str:
+                inner.append(pool.submit(where))
+                with pytest.raises(TimeoutError):
+                    inner[0].result(0.01)
+                return where()
+
+            with busy(pool):
+                first = pool.submit(outer).result(PATIENCE)
+                assert not inner[0].running()
+            assert inner[0].result(PATIENCE)
+            assert first
+            assert not waiting(pool)
+
+    def test_cancelled_meanwhile(self) -> None:
+        """Who waits for it is told, and it is not run."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            inner: list[Future[str]] = []
+
+            def outer() -> None:
+                inner.append(pool.submit(where))
+                inner[0].result(PATIENCE)
+
+            with busy(pool):
+                future = pool.submit(outer)
+                until(lambda: waiting(pool))
+                assert inner[0].cancel()
+                assert isinstance(future.exception(PATIENCE), CancelledError)
