@@ -151,6 +151,8 @@ class Mailbox(Parked, PoolWorker, Owner):
             try:
                 for request in self._requests:  # noqa: B007
                     break
+                else:
+                    return
             except IndexError:  # whoever asked has found that this worker is dead, and taken it back
                 return
             try:

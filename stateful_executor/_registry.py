@@ -32,8 +32,8 @@ class Registry:
     """Owns the parts of a pool that its workers share, and the operations that need several of them. Strictly private.
 
     Its parts are `run_queue` (order), `permits` (the bound; None without one), `idle` (who sleeps), `workers` (who is
-    there) and `waits` (who waits in a task); each says what guards it, and who wakes whom. Here are `put`, which accepts
-    a task; `close`, which lets all go; and what a task tells when it leaves the backlog other than by its turn.
+    there) and `waits` (who waits in a task); each says what guards it, and who wakes whom. Here are `put`, which
+    accepts a task; `close`, which lets all go; and what a task tells when it leaves the backlog other than by its turn.
 
     `close_reason`, `forked`, `abandoned`
         once set they stay set; of two reasons given at once either may win.

@@ -202,7 +202,7 @@ class TestNobodyElse:
 class TestTimeouts:
     """A timeout covers the wait for another worker."""
 
-    def test_passes(self, ask: Any) -> None:  # noqa: ARG002  # each of them has one
+    def test_passes(self, ask: Any) -> None:  # each of them has one
         """The other one is busy: the task is not run in place, but when that one is free."""
         with StatefulThreadPoolExecutor(2) as pool:
             inner: list[Future[str]] = []

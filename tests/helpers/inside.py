@@ -29,6 +29,7 @@ from stateful_executor import (
     _states,
     _task,
     _thread,
+    _waits,
     _worker,
     _workers,
 )
@@ -312,6 +313,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Registry.join": (_registry.Registry, "join"),
     "Idle.wake_one": (_idle.Idle, "wake_one"),
     "Idle.arrived": (_idle.Idle, "arrived"),
+    "Waits.look": (_waits.Waits, "look"),
     "RunQueue.entries": (_runqueue.RunQueue, "entries"),
     "RunQueue.compact": (_runqueue.RunQueue, "compact"),
     "Permits.left_line": (_permits.Permits, "left_line"),

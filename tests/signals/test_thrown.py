@@ -25,6 +25,7 @@ from stateful_executor import InitializerError, StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[Any]
 
+
 class Thrown(BaseException):
     """No user code raises it."""
 
