@@ -73,6 +73,8 @@ class LoopWaiter:
         try:
             await asyncio.wait_for(self._woken.wait(), timeout)
         except TimeoutError:
+            if timeout is None:  # raised by a signal's handler
+                raise
             return False
         self._woken.clear()
         return True

@@ -12,6 +12,9 @@ from typing import Any
 from ._naming import name_of
 from ._policy import StatePolicy
 
+# What comparisons and hashes of users' objects raise; but not what a time limit's handler may, while they are asked.
+INCOMPARABLE = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+
 
 class Holder:
     """Base of whoever has states of a binding: `_states.Owner`, of which nothing need be known here."""
@@ -109,7 +112,7 @@ class Binding:
                 and self.finalizer == other.finalizer
                 and self.policy == other.policy
             )
-        except Exception:  # arrays, say, whose comparison is no truth value
+        except INCOMPARABLE:  # arrays, say, whose comparison is no truth value
             return False
 
 
@@ -153,7 +156,7 @@ def find_binding(
     binding = Binding(initializer, initargs, finalizer, policy, lifetime)
     try:
         return bindings.setdefault((initializer, binding.initargs, finalizer, policy), binding)
-    except Exception:  # an argument that can't be hashed, or not be compared: equal ones have to be looked for
+    except INCOMPARABLE:  # an argument that can't be hashed, or not be compared: equal ones have to be looked for
         bindings[binding] = binding
         for known in list(bindings.values()):  # after it was entered: of two entered at once the first is both's
             if known is binding:

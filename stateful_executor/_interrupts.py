@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,14 +43,25 @@ def locked(lock: threading.RLock, step: Callable[[], T]) -> T:
     """
     if sys.is_finalizing():  # this is the only thread; one that was stopped for good may have had the lock
         return step()
+    releases: Iterator[None] = iter(lock.release, None)
     try:
         lock.acquire()
         return step()
     finally:
-        try:  # noqa: SIM105  # `suppress` would be a call before that one
-            lock.release()
+        try:  # `suppress` would be a call before that one
+            for _ in releases:  # no call stands here, after which a handler's own error could come
+                pass
         except RuntimeError:  # Ctrl-C came before the lock was this thread's
             pass
+
+
+def raise_error(error: BaseException | None) -> None:
+    """Raise `error`, if there is one, without a cycle from it by its traceback to a frame that has it."""
+    try:
+        if error is not None:
+            raise error
+    finally:
+        error = None
 
 
 def call_last(calls: list[Callable[[], None]]) -> None:
@@ -73,7 +84,6 @@ def for_each(things: Iterable[T], step: Callable[[T], object]) -> None:
         except BaseException as exc:
             interrupt = exc
     try:
-        if interrupt is not None:
-            raise interrupt
+        raise_error(interrupt)
     finally:
-        interrupt = None  # no cycle from it by its traceback to this frame
+        interrupt = None  # as in there

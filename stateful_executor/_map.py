@@ -270,11 +270,14 @@ class _Chained(chain[Any]):
 
 def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part], late_error: Exception | None) -> Exception | None:
     """Submit one more task, if there is one. An error comes after the results of what was submitted before it."""
+    part, some = None, islice(more, 1)
     try:
-        for part in islice(more, 1):
-            parts.add(part)
+        for part in some:  # noqa: B007  # no call stands here, after which a signal's handler could raise
+            break
     except Exception as exc:  # from the input, or from `submit`
         return exc
+    if part is not None:
+        parts.add(part)
     return late_error
 
 
@@ -283,12 +286,11 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
     assert chunk is not None
     try:
         task.result(deadline.left())
-    except Exception as exc:
+    except BaseException as exc:
         _cancel(task)
-        return chunk.results, exc
-    except BaseException:
-        _cancel(task)
-        raise
+        if isinstance(exc, Exception) and task._exception is exc:
+            return chunk.results, exc
+        raise  # not the task's: the time is up, or a signal's handler raised it
     finally:
         del task  # no cycle from its error by the traceback to this frame
     return chunk.results, None

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from types import BuiltinMethodType
 
 from ._current import current
 
 
 def name_of(fn: object) -> str:
     """What a person calls `fn`."""
+    fn = _unwrapped(fn)
     try:
-        fn = _unwrapped(fn)
-        return str(fn.__qualname__)  # type: ignore[attr-defined]
+        name = fn.__qualname__  # type: ignore[attr-defined]
     except BaseException as exc:  # anything with a __getattr__ of its own; also SystemExit: there is a task to end
         _raise_interrupt(exc)
-        return _name_of_type(type(fn))
+        name = None
+    return name if type(name) is str else _name_of_type(type(fn))
 
 
 _name_of_type: Callable[[type], str] = type.__dict__["__qualname__"].__get__  # whatever the class or its own type says
@@ -44,18 +46,18 @@ def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseExcep
 
 
 def _raise_interrupt(error: BaseException) -> None:
-    """Ctrl-C is no user code's doing; in a worker, to which it does not come, KeyboardInterrupt is."""
-    if isinstance(error, KeyboardInterrupt) and current.worker is None:
+    """Ctrl-C, or `sys.exit` in a signal's handler, is no user code's doing; in a worker, which gets neither, it is."""
+    if not isinstance(error, Exception) and current.worker is None:
         raise error
 
 
 def _unwrapped(fn: object) -> object:
-    """`fn` without its partials, and the context that it runs in (see `_decorator`)."""
+    """`fn` without its partials, and the context that it runs in (see `_decorator`). Asks no user's code."""
     for _ in range(100):  # a partial of itself can be made
-        if not isinstance(fn, partial):
+        if not issubclass(type(fn), partial):
             break
-        in_context = fn.args and isinstance(getattr(fn.func, "__self__", None), Context)
-        fn = fn.args[0] if in_context else fn.func
+        func, args = fn.func, fn.args  # type: ignore[attr-defined]
+        fn = args[0] if args and type(func) is BuiltinMethodType and type(func.__self__) is Context else func
     return fn
 
 

@@ -13,7 +13,7 @@ from ._binding import Binding
 from ._future import Future, current_helper, new_task
 from ._group import Group
 from ._idle import Idle
-from ._interrupts import for_each, in_new_thread
+from ._interrupts import for_each, in_new_thread, raise_error
 from ._options import TaskDecorator
 from ._permits import Permits
 from ._phases import PENDING, RUNNING
@@ -172,6 +172,7 @@ class Registry:
                     _thread.start_new_thread(in_new_thread, (self._withdraw, task))
                 except RuntimeError:
                     self._withdraw(task)
+                raise  # what a signal's handler has raised in there, not what led here
             raise
         finally:
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
@@ -230,23 +231,22 @@ class Registry:
 
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the tasks; withdraw `task`, and raise, when there will be none."""
-        self.wake()  # before the look at `close_reason`: that may come while this finds no worker, and may start none
+        # Before the look at `close_reason`: that may come while this finds no worker, and may start none.
+        raise_error(self.wake())
         if self.close_reason is not None and task._withdraw():
             # Not begun, and nobody may be left to begin it: a worker looks at the tasks once more after `close_reason`.
             raise self.close_reason()
 
-    def wake(self) -> None:
-        """Wake an idle worker, or start one if there is none and there may be more."""
-        if not self.idle.wake_one() and self.workers.can_grow:
-            self.workers.grow()
+    def wake(self) -> Exception | None:
+        """Wake an idle worker, or start one if need be and there may be more. Returns why there is none at all."""
+        return self.workers.grow() if not self.idle.wake_one() and self.workers.can_grow else None
 
     def notify_if_work_pending(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
         if self.run_queue.has_entries():  # be it only tombstones: to look through all of it would take longer
-            try:
-                self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
-            except Exception as exc:  # there is no thread to be had
-                self.no_worker(exc)
+            error = self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
+            if error is not None:
+                self.no_worker(error)
         if self.permits is not None:
             self.permits.notify_if_free()
 

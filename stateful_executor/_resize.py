@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 
-from ._interrupts import in_new_thread, locked
+from ._interrupts import in_new_thread, locked, raise_error
 from ._registry import Registry
 from ._workers import PoolWorker
 
@@ -24,6 +24,7 @@ def resize(registry: Registry, max_workers: int) -> None:
                 _thread.start_new_thread(in_new_thread, (_fit, registry))
             except RuntimeError:
                 _fit(registry)
+            raise  # as in `Registry.put`
         raise
 
 
@@ -48,4 +49,4 @@ def _nudge(registry: Registry, staying: list[PoolWorker]) -> None:
 
 def _wake(registry: Registry, times: int) -> None:
     for _ in range(times):
-        registry.wake()
+        raise_error(registry.wake())

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, cast
 
@@ -80,7 +79,8 @@ class Scope(Group, Submitter[S]):
     cancelled, it cancels what has not begun and joins all the same, and the cancellation goes on from there. In a
     worker of the pool, or without a running asyncio event loop, as under trio, it is a `RuntimeError`.
 
-    In a worker, waiting for the end runs the scope's tasks that have not begun, there and then. In a forked child,
+    In a worker, waiting for the end runs the scope's tasks that have not begun, there and then; what belongs to the
+    thread (thread-locals, a transaction of a session) is the waiting task's then. In a forked child,
     whose parent has the tasks, the end waits for nothing and raises `BrokenThreadPool`, unless the body raised.
 
     One window remains, Python's own: when Ctrl-C arrives in the moment between the end of the body and the first
@@ -312,9 +312,7 @@ class Scope(Group, Submitter[S]):
                     raise group from None
                 return error is not None
             if errors:
-                note = f"{counted} of {self!r} failed too"
-                with suppress(BaseException):  # a frozen dataclass takes none
-                    BaseException.add_note(error, note)
+                _add_note(error, f"{counted} of {self!r} failed too")
             log_lost_errors(failed)
             if interrupted:
                 raise error
@@ -333,6 +331,17 @@ def _wait_for_deadline(ref: weakref.ref[Scope[Any]], alarm: Parker, timeout: flo
     if alarm.park(timeout) or (scope := ref()) is None:
         return
     in_new_thread(scope._time_out)  # where callbacks may be called
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    notes = map(BaseException.add_note, (error,), (note,))
+    try:
+        for _ in notes:  # no call stands here, after which a signal's handler could raise
+            break
+    except Exception:  # noqa: S110  # a frozen dataclass takes none
+        pass
+    finally:
+        del error, notes  # no cycle from it by its traceback to this frame
 
 
 def _mark_of(error: BaseException) -> object:

@@ -111,8 +111,12 @@ class StdlibWaiterAdapter:
                     waiter.add_exception(future)
                 else:
                     waiter.add_result(future)
-            except Exception:  # Ctrl-C has ended that wait, and left it broken: nobody waits there any more
+            except _BROKEN:  # Ctrl-C has ended that wait, and left it so: nobody waits there any more
                 tell(logger.debug, "who waited for %r can't be told of its end", future)
+
+
+# What the waiters of the standard library raise then.
+_BROKEN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Event:

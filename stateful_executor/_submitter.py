@@ -76,8 +76,9 @@ class Submitter(Generic[S]):
         """Return an iterator over `fn(*items)` for the items of `iterables`, each as soon as it is there.
 
         The parameters are those of `map`. An error is raised when the task that failed comes first among those that
-        have ended. In a worker of this pool, the next item is got by running a task that has not begun, in place:
-        use it there instead of `concurrent.futures.as_completed`, which only waits.
+        have ended. In a worker of this pool, the next item is got by running a task that has not begun, in place: use
+        it there instead of `concurrent.futures.as_completed`, which only waits. What belongs to the thread
+        (thread-locals, a transaction of a session) is the waiting task's then.
         """
         return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
 

@@ -318,7 +318,11 @@ class Task(concurrent.futures.Future[T]):
             del callback[0]
         except IndexError:
             return  # run by another thread
+        calls = map(fn, (self,))
         try:
-            fn(self)
+            for _ in calls:  # no call stands here: what a signal's handler raises after it is not the callback's
+                break
+            else:
+                logger.error("exception calling callback for %r: StopIteration", self)
         except Exception:
             logger.exception("exception calling callback for %r", self)

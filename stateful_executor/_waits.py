@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from ._future import Future
@@ -61,8 +60,7 @@ class Waits:
         if not self._all_wait():
             return
         if can_start and self._workers.has_room() and self._unbegun():
-            with suppress(Exception):  # there is no thread to be had
-                self._workers.grow()
+            self._workers.grow()
             if not self._all_wait():
                 return
         for wait in self._unbegun():

@@ -126,8 +126,10 @@ class Workers:
 
     # Starting
 
-    def grow(self) -> None:
-        """Start a worker; raise when none can be started and there is none.
+    def grow(self) -> Exception | None:
+        """Start a worker. Returns why none can be started, when there is none.
+
+        Does not raise that: what a signal's handler raises in the main thread meanwhile is to be told from it.
 
         Signals are for the main thread, and exceptions are thrown into workers, so there another thread does it: what
         they leave half done would have to be undone, and that can be interrupted as well. `Thread.start` alone waits
@@ -135,46 +137,56 @@ class Workers:
         start, nor the interpreter past its exit.
         """
         if sys.is_finalizing():
-            return  # a thread that starts now never comes to anything, and Python 3.11 does not say so
+            return None  # a thread that starts now never comes to anything, and Python 3.11 does not say so
         if in_subinterpreter or not (_in_main_thread() or current.worker is not None):
-            self._start_worker()
-            return
-        errors: list[BaseException] = []
+            try:
+                self._start_worker()
+            except Exception as exc:
+                return exc
+            return None
+        errors: list[Exception] = []
         interrupted: list[None] = []
         over: list[None] = []
         # A collection that starts in the middle of what this thread does with the lock may have led here.
         parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
+        args = errors, interrupted, over, parker, None if current.worker is None else _WakeAtEnd(parker)
+        starts = map(_thread.start_new_thread, (self._start_worker_for,), (args,))
         try:
             try:
-                _thread.start_new_thread(self._start_worker_for, (errors, interrupted, over, _WakeAtEnd(parker)))
-            except Exception:
-                if not self._has_live_workers():
-                    raise
-                return
+                for _ in starts:  # no call stands here, after which a handler's own error could come
+                    break
+            except Exception as exc:
+                return None if self._has_live_workers() else exc
+            del args, starts  # they would keep what wakes this thread
             if parker is not None:
                 parker.park()
         except BaseException:  # `notify_if_work_pending` comes next, and starts one if this start has failed by then
             interrupted += ONE
             raise
-        if errors:
-            raise errors.pop()
         if parker is not None and not over:  # what was meant for this thread has hit the other one, see `_WakeAtEnd`
-            self.grow()
+            return self.grow()
+        return errors.pop() if errors else None
 
     def _start_worker_for(
-        self, errors: list[BaseException], interrupted: list[None], over: list[None], waits: _WakeAtEnd
+        self,
+        errors: list[Exception],
+        interrupted: list[None],
+        over: list[None],
+        parker: Parker | None,
+        _: object,
     ) -> None:
-        """In a thread of its own, for one that `waits` unless it is `interrupted`."""
-        somebody_waits = waits.parker is not None
-        del waits  # else an error would keep it, by its traceback and this frame
+        """In a thread of its own, for one that waits on `parker` unless it is `interrupted`."""
         try:
             self._start_worker()
-        except BaseException as exc:
-            if somebody_waits and not interrupted:
+        except Exception as exc:
+            if parker is not None and not interrupted:
                 errors.append(exc)
-            elif isinstance(exc, Exception):
+            else:
                 self._pool.no_worker(exc)
-        over += ONE
+        finally:
+            over += ONE
+            if parker is not None:
+                parker.wake()
 
     def _start_worker(self) -> None:
         worker = None
@@ -350,7 +362,7 @@ class Workers:
 
 
 class _WakeAtEnd:
-    """An argument of a thread's function: wakes `parker` when that has ended, or could not begin.
+    """An argument of a thread's function: wakes `parker` when that has ended, also if it could not begin.
 
     On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
     instruction.

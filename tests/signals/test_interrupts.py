@@ -284,7 +284,7 @@ def by_hand(run: Run) -> None:
     """Callbacks, and tasks finished by hand while the worker is held."""
     run.futures.append(run.pool.submit(run.hold))
     future = run.pool.submit(pow, 2, 3)
-    future.add_done_callback(Future.done)
+    future.add_done_callback(id)  # in C: what is raised inside a callback is logged as its own
     with suppress(InvalidStateError):
         future.set_result(8)
     run.go_on.release()
@@ -371,34 +371,58 @@ CASES = [*product(EVERYWHERE, (1, 2), (None, 1)), *product(TWICE, (1,), (1,)), *
 CASES += [(growing, 1, None), (growing, 2, 2), (shrinking, 4, None)]
 
 
+class TimeLimit(Exception):
+    """What the handler of a time limit raises."""
+
+
+class Stop(BaseException):
+    """What `sys.exit` in a handler is like."""
+
+
 def _once(scenario: Callable[[Run], None], workers: int, max_backlog: int | None, interrupt: Interrupt) -> None:
-    """One run of the scenario with an interrupt, and the check of what it leaves."""
+    """One run of the scenario with an interrupt, which comes out of it; and the check of what it leaves."""
     gc.collect()  # the last pool is not to be collected, with Ctrl-C in a weakref's callback, where Python drops it
     own: dict[str, Any] = {"initializer": list} if scenario is broadcasting else {}
     own |= {"idle_timeout": 0} if scenario is retiring else {}
     run = Run(StatefulThreadPoolExecutor(workers, max_backlog=max_backlog, **own))
-    with suppress(KeyboardInterrupt), interrupt:
-        scenario(run)
+    raised = None
+    with interrupt:
+        try:
+            scenario(run)
+        except interrupt.error as exc:
+            raised = exc
     try:
+        assert raised is not None or not interrupt.where or swallowed(interrupt.where[-1]), "it was swallowed"
+        del raised
         check(run, " ".join(interrupt.where))
     except BaseException as exc:
         exc.add_note(f"interrupted at {interrupt.where}, numbers {interrupt.next}")
         raise
 
 
-def every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> list[int]:
-    """Run the scenario once for each point, with Ctrl-C there; the numbers of the points."""
+def swallowed(where: str) -> bool:
+    """Whether Python itself swallows there what a handler raises: in a callback of a weakref, or a destructor."""
+    return re.search(r" (drop|__del__|_remove) ", where) is not None
+
+
+def every_point(
+    scenario: Callable[[Run], None],
+    workers: int,
+    max_backlog: int | None,
+    error: type[BaseException] = KeyboardInterrupt,
+) -> list[int]:
+    """Run the scenario once for each point, with a signal there whose handler raises; the numbers of the points."""
     points: list[int] = []
     gc.collect()
     gc.freeze()  # so that the collections below are short
     at = 1
     while at:
-        interrupt = Interrupt(at)
+        interrupt = Interrupt(at, error=error)
         _once(scenario, workers, max_backlog, interrupt)
         if interrupt.fresh:
             continue
         if interrupt.prodded and Path(SLEEPS_IN).name in " ".join(interrupt.where):  # then sleep through it, too
-            _once(scenario, workers, max_backlog, Interrupt(at, prod=False))
+            _once(scenario, workers, max_backlog, Interrupt(at, prod=False, error=error))
         if interrupt.where:
             points.append(at)
         at = interrupt.next[0]
@@ -411,6 +435,14 @@ def every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int 
 def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog: int | None) -> None:
     """Ctrl-C at each point in turn: the scope is joined, nothing is lost, nobody sleeps, shutdown ends."""
     assert len(every_point(scenario, workers, max_backlog)) > 12
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("scenario", "error"), [*product(EVERYWHERE + TWICE, [TimeLimit]), *product(MAIN, [Stop])])
+def test_whatever_a_handler_raises(scenario: Callable[[Run], None], error: type[BaseException]) -> None:
+    """A time limit, or `sys.exit`: it comes out of the call that it met, and the same holds."""
+    assert len(every_point(scenario, 1, 1, error)) > 12
 
 
 @pytest.mark.timeout(240)
