@@ -158,10 +158,13 @@ class Permits:
 
     def _issue(self, task: Task[Any]) -> bool:
         def issue() -> bool:
-            if self.unissued <= 0:
+            number = min(self.unissued, PERMITS_AT_ONCE)
+            if number == 0:
                 return False
-            self.unissued -= 1
-            task._has_permit = True  # one step with the count
+            others = [None] * (number - 1)
+            self.unissued -= number
+            self.free += others  # one step with the count, and the next line
+            task._has_permit = True
             return True
 
         return locked(self.lock, issue)

@@ -13,7 +13,7 @@ from ._binding import Binding
 from ._future import Future, current_helper, new_task
 from ._group import Group
 from ._idle import Idle
-from ._interrupts import for_each, in_new_thread, raise_error
+from ._interrupts import for_each, in_new_thread
 from ._options import TaskDecorator
 from ._permits import Permits
 from ._phases import PENDING, RUNNING
@@ -232,7 +232,12 @@ class Registry:
     def _attend(self, task: Future[Any]) -> None:
         """See to it that some worker looks at the tasks; withdraw `task`, and raise, when there will be none."""
         # Before the look at `close_reason`: that may come while this finds no worker, and may start none.
-        raise_error(self.wake())
+        error = self.wake()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                error = None  # no cycle from it by its traceback to this frame
         if self.close_reason is not None and task._withdraw():
             # Not begun, and nobody may be left to begin it: a worker looks at the tasks once more after `close_reason`.
             raise self.close_reason()

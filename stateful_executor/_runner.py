@@ -18,7 +18,7 @@ from ._phases import FAILED, FINISHED, RUNNING
 from ._registry import Registry
 from ._stack import headroom
 from ._states import States
-from ._stats import ONE, Counts
+from ._stats import Counts
 from ._waits import Wait
 
 logger = logging.getLogger("concurrent.futures")
@@ -64,149 +64,149 @@ class Runner(Mailbox):
         back the permit 36, the look at the high-water mark 40. The loop in here, and not around a function that runs
         one task, saves 30 to 70.
 
-        Other threads may throw an exception into this one, see `_interrupts`. So a task is popped by a loop (see
-        `RunQueue.serve`), and no call comes before its claim: inside of the outer `try`, where anything may be thrown,
-        `task` is None or one that this worker has claimed. Its end is `_cut_off`'s then.
+        Other threads may throw an exception into this one, see `_interrupts`. So tasks are popped by a loop (see
+        `RunQueue.serve`), and no call comes before the claim: wherever anything may be thrown, `task` is None or one
+        that this worker has claimed. Then it is `_cut_off`.
         """
         registry, states = self.registry, self.states
         run_queue, permits, idle = registry.run_queue, registry.permits, registry.idle
-        single = task is not None or queue is not None
         result = error = fn = scope = None
         args: tuple[Any, ...] = ()
-        lent = 0
-        name = "?"
+        lent, ending, name = 0, False, "?"
         outer, nested_tasks = self.fn, self.nested_tasks
-        try:
-            if queue is not None:
-                try:
-                    for task in map(deque.popleft, repeat(queue)):  # noqa: B007, PLR1704
-                        break
-                except IndexError:
-                    return False
-            while True:
-                if not single:
+        if task is not None:
+            queue, task = deque((task,)), None
+        single = queue is not None
+        pops = run_queue.pops if queue is None else map(deque.popleft, repeat(queue))
+        while True:
+            try:
+                for task in pops:
+                    try:  # as `Task._begin` does
+                        del task._claim[0]
+                    except IndexError:  # a tombstone: cancelled, or run in place by a worker that waits for it
+                        target, task = task._target, None
+                        if not nested and target is None:
+                            run_queue.remove_tombstone()
+                        if single:
+                            return False
+                        continue
+                    task._phase = RUNNING
+                    if task._has_permit:
+                        task._has_permit = False  # as `Permits.release` does, but no sooner than need be
+                        permits.free.append(None)  # type: ignore[union-attr]  # there are permits
+                        if permits.needs_notify:  # type: ignore[union-attr]
+                            permits.notify_first()  # type: ignore[union-attr]
+
+                    fn, args = task._fn, task._args
+                    task._fn = None
+                    task._args = ()
+                    binding, scope = task._binding, task._scope
+                    self.fn = fn
+                    if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
+                        self.nested_tasks += 1
+                    slot = None
+                    try:
+                        if binding is not None:
+                            try:
+                                slot = states.slots[binding]
+                            except KeyError:
+                                slot = states.slot(binding)
+                            lent = slot.lent
+                            if lent or slot.needs_attention:
+                                args = (slot.lend(),) + args  # noqa: RUF005  # `(state, *args)` takes 40 ns more
+                                states.overflow = slot.lent > 1 or states.overflow
+                            else:  # as `Slot.lend` does
+                                # Before the tuple: to make it may start a collection, whose finalizers run tasks.
+                                slot.lent = 1
+                                args = (slot.states[0].value,) + args  # noqa: RUF005
+                        result = fn(*args)  # type: ignore[misc]  # not begun before, so not None
+                    except BaseException as exc:
+                        # The traceback begins with the user's function. That one's frame still refers to this one, its
+                        # caller, so every name for the task is dropped at the end: else the error would be in a cycle.
+                        traceback = sys.exc_info()[2]
+                        error = _with_traceback(exc, traceback and traceback.tb_next)
+                        traceback = None
+                        name = name_of(fn)
+                        if slot is not None and slot.lent == lent:  # no state was lent
+                            slot = None
+                    fn = None
+                    args = ()
+                    if slot is not None:  # as `Slot.take_back` does
+                        if slot.needs_attention:
+                            slot.take_back(error)
+                        else:
+                            slot.lent -= 1
+                        slot = None
+                    if states.overflow and not nested:
+                        states.drop_overflow()
+                    self.fn = outer
+                    if outer is not None:
+                        self.nested_tasks -= 1
+
+                    if not nested:
+                        if run_queue.head:
+                            if run_queue.high_water_stale:
+                                run_queue.update_high_water()
+                        elif not self.has_mail and not (task._watchers and task._has_callbacks()):
+                            # Be available before you announce: who sees the result, and submits again, finds this
+                            # worker idle.
+                            idle.workers[self] = None
+                            self.listed_idle = True
+                    if error is None:  # as `Task._end` does
+                        self.completed += 1
+                        task._result = result
+                        result = None
+                        task._phase = FINISHED
+                    else:
+                        task._fails(error, name)
+                        error = None
+                        self.counts.failed += 1
+                        task._phase = FAILED
+                    task._claim.clear()  # the fence, see `Task`
+                    if task._watchers and task._wake_watchers():
+                        self._call_backs(task)
+                    if scope is None:
+                        task = None
+                    else:
+                        # As `Group._ended` does. The scope ends only after this worker's last reference to the task
+                        # is gone.
+                        if scope._cancel_due:
+                            scope._cancel_if_due()
+                        ending = True  # what is thrown comes after the call
+                        scope._ending.append(None)
+                        del scope._pending[task]
+                        task._scope = None
+                        task = None
+                        ending = False
+                        scope._ending.pop()
+                        if not scope._pending:
+                            scope._end_if_last()
+                        scope = None
+                    if single or self.has_mail:
+                        return True
                     if self.listed_idle:
                         return False
-                    try:
-                        for task in run_queue.pops:  # noqa: B007
-                            break
-                    except IndexError:
-                        if run_queue.next_segment():
-                            continue
+                    if pops is not run_queue.pops:  # compacted: it is another deque
+                        break
+                pops = run_queue.pops
+            except BaseException as thrown:
+                if type(thrown) is IndexError and task is None and scope is None:  # of the pop: there is none
+                    if single or not run_queue.next_segment():
                         return False
-                assert task is not None
-                try:  # as `Task._begin` does
-                    del task._claim[0]
-                except IndexError:  # a tombstone: cancelled, or run in place by a worker that waits for it
-                    target, task = task._target, None
-                    if not nested and target is None:
-                        run_queue.remove_tombstone()
-                    if single:
-                        return False
+                    pops = run_queue.pops
                     continue
-                task._phase = RUNNING
-                if task._has_permit:
-                    task._has_permit = False  # as `Permits.release` does, but no sooner than need be
-                    permits.free.append(None)  # type: ignore[union-attr]  # there are permits
-                    if permits.needs_notify:  # type: ignore[union-attr]
-                        permits.notify_first()  # type: ignore[union-attr]
-
-                fn, args = task._fn, task._args
-                task._fn = None
-                task._args = ()
-                binding, scope = task._binding, task._scope
-                self.fn = fn
-                if outer is not None:  # else this is no nested task, or one in an initializer or a teardown
-                    self.nested_tasks += 1
-                slot = None
-                try:
-                    if binding is not None:
-                        try:
-                            slot = states.slots[binding]
-                        except KeyError:
-                            slot = states.slot(binding)
-                        lent = slot.lent
-                        if lent or slot.needs_attention:
-                            args = (slot.lend(),) + args  # noqa: RUF005  # `(state, *args)` makes a list first: 40 ns
-                            states.overflow = slot.lent > 1 or states.overflow
-                        else:  # as `Slot.lend` does
-                            # Before the tuple: to make it may start a collection, and a finalizer run another task.
-                            slot.lent = 1
-                            args = (slot.states[0].value,) + args  # noqa: RUF005
-                    result = fn(*args)  # type: ignore[misc]  # not begun before, so not None
-                except BaseException as exc:
-                    # The traceback begins with the user's function. That one's frame still refers to this one, its
-                    # caller, so every name for the task is dropped at the end: else the error would be in a cycle with
-                    # it.
-                    traceback = sys.exc_info()[2]
-                    error = _with_traceback(exc, traceback and traceback.tb_next)
-                    traceback = None
-                    name = name_of(fn)
-                    if slot is not None and slot.lent == lent:  # no state was lent
-                        slot = None
-                fn = None
+                if ending:
+                    del scope._ending[-1]  # type: ignore[union-attr]  # there is one then
+                if task is not None or scope is not None:
+                    # No call comes before this: it might be the next to be cut off.
+                    self._cut_off += ((task, scope, fn, thrown),)
+                self.has_mail = True  # whatever runs in this thread, it soon looks at what is cut off
+                task = scope = fn = result = error = None
                 args = ()
-                if slot is not None:  # as `Slot.take_back` does
-                    if slot.needs_attention:
-                        slot.take_back(error)
-                    else:
-                        slot.lent -= 1
-                    slot = None
-                if states.overflow and not nested:
-                    states.drop_overflow()
-                self.fn = outer
-                if outer is not None:
-                    self.nested_tasks -= 1
-
-                if not nested:
-                    if run_queue.head:
-                        if run_queue.high_water_stale:
-                            run_queue.update_high_water()
-                    elif not self.has_mail and not (task._watchers and task._has_callbacks()):
-                        # Be available before you announce: who sees the result and submits again finds this worker
-                        # idle.
-                        idle.workers[self] = None
-                        self.listed_idle = True
-                if error is None:  # as `Task._end` does
-                    self.completed += 1
-                    task._result = result
-                    result = None
-                    task._phase = FINISHED
-                else:
-                    task._fails(error, name)
-                    error = None
-                    self.counts.failed += 1
-                    task._phase = FAILED
-                task._claim.clear()  # the fence, see `Task`
-                if task._watchers and task._wake_watchers():
-                    self._call_backs(task)
-                if scope is None:
-                    task = None
-                else:
-                    # As `Group._ended` does. The scope ends only after this worker's last reference to the task is
-                    # gone.
-                    if scope._cancel_due:
-                        scope._cancel_if_due()
-                    scope._ending += ONE  # one step, from here to its `del`
-                    del scope._pending[task]
-                    task._scope = None
-                    task = None
-                    del scope._ending[-1]
-                    if not scope._pending:
-                        scope._end_if_last()
-                    scope = None
-                if single or self.has_mail:
-                    return True
-        except BaseException as thrown:
-            if task is not None or scope is not None:
-                self._cut_off += ((task, scope, fn, thrown),)  # no call before this: it might be the next to be cut off
-            self.has_mail = True  # whatever runs in this thread, it soon looks at what is cut off
-            task = scope = fn = result = error = None
-            args = ()
-            self.fn, self.nested_tasks = outer, nested_tasks
-            if nested:
-                self._end_cut_off()
-            raise
+                self.fn, self.nested_tasks = outer, nested_tasks
+                if nested:
+                    self._end_cut_off()
+                raise
 
     def _call_backs(self, task: Future[Any]) -> None:
         self._be_busy()  # if a callback was added at the last moment

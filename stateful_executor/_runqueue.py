@@ -138,8 +138,8 @@ class RunQueue:
             del self.compactor[0]
         except IndexError:
             return
+        old = self.tail
         try:
-            old = self.tail
             if self.head is not old:  # not emptied since the last time: its tasks come before those of `tail`
                 old.extendleft(reversed(_pending(_copy(self.head))))
                 self.serve(old)
@@ -150,6 +150,7 @@ class RunQueue:
             self._on_compacted()  # a worker that was about to sleep may have looked at the old deque only
         finally:
             self.compactor.append(None)
+        old.clear()  # a worker may have it until its task has ended
 
     # Counting
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError, wait
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import threads
@@ -392,19 +392,18 @@ class TestEndOfATask:
 
 
 class Ending(list[None]):
-    """What a worker adds to before it takes a task out of `_pending`, and deletes from when it has forgotten it."""
+    """What a worker appends to before it takes a task out of `_pending`, and pops when it has forgotten the task."""
 
     hooks: dict[str, Callable[[], object]]
 
-    def __iadd__(self, items: Any) -> Self:
+    def append(self, item: None) -> None:
         self._run("before it enters")
-        super().__iadd__(items)
+        super().append(item)
         self._run("before it leaves the others")
-        return self
 
-    def __delitem__(self, index: Any) -> None:
+    def pop(self, *args: Any) -> None:
         self._run("before it is forgotten")
-        super().__delitem__(index)
+        super().pop(*args)
         self._run("after it is forgotten")
 
     def _run(self, name: str) -> None:
