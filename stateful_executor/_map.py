@@ -82,11 +82,15 @@ class AsTheyFinish:
         """Expect the end of a task."""
         task = part[0]
         arrival = _Arrival(self._arrived, self._parker)
-        self._pending[arrival] = part
-        self._unbegun.append(task)
-        task._watch(arrival)
-        if task.done():
-            arrival.wake()
+        try:
+            self._pending[arrival] = part
+            self._unbegun.append(task)
+            task._watch(arrival)
+            if task.done():
+                arrival.wake()
+        except BaseException:  # a signal's, or thrown into this thread: the map goes on if `_add_next` keeps it for later
+            arrival.wake()  # nobody else may; `result()` waits for the task then
+            raise
 
     def next(self, deadline: Deadline) -> _Part:
         """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""
