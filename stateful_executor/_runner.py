@@ -252,9 +252,11 @@ class Runner(Mailbox):
             return self.sleep(parker, timeout)
         if task is not None and task._target is not None:
             self._forbid_wait(task)
+            task = None  # of a broadcast: no other worker can run it
+        self._be_busy()  # in a destructor, of what a task leaves behind
         waits = self.registry.waits
-        wait = Wait(parker, task)
-        outer = waits.waiting.get(self)  # of the task in which this one runs, since that waits for it
+        outer = waits.waiting.get(self)  # in which this one came up: of a task that waits for this one, or of a request
+        wait = Wait(parker, task, outer)
         try:
             waits.waiting[self] = wait
             waits.look()
@@ -282,6 +284,7 @@ class Runner(Mailbox):
     def _run_inside(self, task: Future[Any]) -> bool:
         """Run `task` inside the one that this worker runs; False when another thread has claimed it."""
         headroom()
+        self._be_busy()  # as in `wait`
         states = self.states
         outer, states.base_depth = states.base_depth, {slot: slot.lent for slot in states.slots.values() if slot.lent}
         try:

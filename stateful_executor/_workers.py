@@ -182,12 +182,15 @@ class Workers:
             worker = self.new_worker()
             with self.lock:
                 self.live[worker] = None  # before they are counted: a re-entrant call counts it, too
-                if len(self.live) > self.max_workers or self._closed():
+                if starts := len(self.live) <= self.max_workers and not self._closed():
+                    worker.take_index(self._free_index())
+                else:
                     del self.live[worker]
                     self.can_grow = False
-                    return
-                worker.take_index(self._free_index())
-            worker.start()
+            if starts:
+                worker.start()
+            else:
+                self._pool.did_not_start()  # it was counted for a moment
         except BaseException as exc:
             if worker is not None:
                 if not worker.abandon():
@@ -263,6 +266,7 @@ class Workers:
         """With `lock` held. May be cut off, and begun again."""
         if worker in self.retired:
             return True
+        self.gone.pop(worker, None)
         self.live.pop(worker, None)
         self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending():
@@ -355,6 +359,8 @@ class _WakeAtEnd:
     On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
     instruction.
     """
+
+    parker: Parker | None = None  # also when what is thrown comes before the next line
 
     def __init__(self, parker: Parker | None) -> None:
         self.parker = parker
