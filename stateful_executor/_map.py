@@ -88,7 +88,9 @@ class AsTheyFinish:
             task._watch(arrival)
             if task.done():
                 arrival.wake()
-        except BaseException:  # a signal's, or thrown into this thread: the map goes on if `_add_next` keeps it for later
+        except (
+            BaseException
+        ):  # a signal's, or thrown into this thread: the map goes on if `_add_next` keeps it for later
             arrival.wake()  # nobody else may; `result()` waits for the task then
             raise
 
