@@ -32,7 +32,7 @@ class Staged:
         true_look, stage = self.look, self
 
         def look(waits: Any, **kwargs: Any) -> None:
-            mine = not stage.held
+            mine = not stage.held and not kwargs  # of a worker, and not of who finds no room for one
             if mine:
                 stage.held.append(threading.get_ident())
             if mine and stage.moment == "before it looks":
