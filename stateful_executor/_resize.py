@@ -48,4 +48,12 @@ def _nudge(registry: Registry, staying: list[PoolWorker]) -> None:
 
 def _wake(registry: Registry, times: int) -> None:
     for _ in range(times):
+        _wake_one(registry)
+
+
+def _wake_one(registry: Registry) -> None:
+    try:
         registry.wake()
+    except Exception as exc:  # there is no thread to be had, and one that left may have relied on this one
+        registry.no_worker(exc)
+        raise

@@ -302,6 +302,28 @@ class TestAgainstStarts:
         until(lambda: all_idle(pool, 1))
         pool.shutdown(timeout=20)
 
+    def test_that_fails_when_another_one_has_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That one left its task to the new worker: the task fails, as there is nobody to run it."""
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(1, "w")
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        future = pool.submit(int)
+        [old] = inside(pool).workers
+
+        def start(_: object) -> None:
+            if not go_on.is_set():
+                pool.resize(1)
+                go_on.set()
+                until(lambda: old not in inside(pool).workers)
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(*hook("PoolThread.start"), start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.resize(2)
+        assert isinstance(future.exception(20), RuntimeError)
+        pool.shutdown(timeout=20)
+
 
 class TestAgainstOthers:
     """A shutdown, and another resize."""
