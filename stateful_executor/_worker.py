@@ -124,7 +124,10 @@ class Worker(Runner):
                 return False
             self._run_broadcasts()
         self.states.tear_down_all()
-        if registry.workers.breakage is not None or registry.workers.retire(self):
+        breakage = registry.workers.breakage
+        if breakage is not None:
+            self._startup.fail_all(breakage)  # it may have been cut off in there
+        if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait
             return True
         self._answer()  # a scope that ended meanwhile is not to wait for those tasks

@@ -10,6 +10,7 @@ import threading
 from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from functools import partial
 from itertools import islice, repeat
@@ -17,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from inside import inside, is_parked
+from inside import hook, inside, is_parked
 from interrupts import _ours, place
 from threads import PATIENCE, until
 
@@ -320,3 +321,16 @@ def test_storm(backlog: int | None) -> None:
     assert stats.states_made == stats.states_torn_down
     assert backlog is None or len(inside(pool).free_permits) == backlog
     assert throws > 1000
+
+
+def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initializer has failed, and the worker is cut off before it has said so: the tasks fail all the same."""
+    true_close = getattr(*hook("Registry.close"))
+
+    def close(registry: Any, reason: Any) -> None:
+        monkeypatch.setattr(*hook("Registry.close"), true_close)
+        raise Thrown
+
+    monkeypatch.setattr(*hook("Registry.close"), close)
+    with StatefulThreadPoolExecutor(1, initializer=int, initargs=("none",)) as pool:
+        assert isinstance(pool.submit(int).exception(PATIENCE), BrokenThreadPool)
