@@ -210,7 +210,7 @@ class Workers:
         return index
 
     def _has_live_workers(self) -> bool:
-        return any(worker.thread.is_alive() for worker in list(self.live))
+        return any(worker.thread.is_alive() for worker in list(self.live) if worker not in self.gone)
 
     def _closed(self) -> bool:
         return self._pool.close_reason is not None
@@ -271,7 +271,7 @@ class Workers:
         self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending():
             self.live[worker] = None  # before they are counted, as in `_start_worker`
-            if len(self.live) <= self.max_workers:
+            if self.serving() <= self.max_workers:
                 worker.leaving = False
                 return False
             del self.live[worker]

@@ -328,6 +328,29 @@ class TestAgainstStarts:
 class TestAgainstOthers:
     """A shutdown, and another resize."""
 
+    def test_shutdown_and_thrown(self) -> None:
+        """The one too many has left; something is thrown into the other one, which stays for the tasks all the same."""
+        pool: Pool = StatefulThreadPoolExecutor(2, "w")
+        held = [threading.Event(), threading.Event()]
+        futures = [pool.submit(event.wait, 20) for event in held]
+        until(lambda: all(future.running() for future in futures))
+        last = pool.submit(int)
+        first, second = inside(pool).workers
+        pool.resize(1)
+        pool.shutdown(wait=False)
+
+        def throw() -> None:
+            raise RuntimeError("thrown")
+
+        stage = Stage()
+        stage.before_extend = throw
+        inside(second).inbox = stage
+        held[0].set()
+        until(lambda: first.ended or last.done())
+        held[1].set()
+        assert last.result(20) == 0
+        pool.shutdown(timeout=20)
+
     @pytest.mark.parametrize("moment", [*MOMENTS, "Workers.set_most"])
     @pytest.mark.parametrize("to", [1, 3])
     def test_shutdown(self, moment: str, to: int, monkeypatch: pytest.MonkeyPatch) -> None:
