@@ -64,15 +64,10 @@ def sleep(parker: Parker, timeout: float | None = None) -> bool:
     return parker.park(timeout) if worker is None else worker.sleep(parker, timeout)
 
 
-def sleep_until(
-    condition: Callable[[], bool],
-    parker: Parker,
-    timeout: float | None,
-    how: Callable[[Parker, float | None], bool] = sleep,
-) -> bool:
+def sleep_until(condition: Callable[[], bool], parker: Parker, timeout: float | None) -> bool:
     """Sleep until `condition()`, looking whenever `parker` is woken; False when `timeout` seconds passed before."""
     deadline = None if timeout is None else Deadline(timeout)
     while not condition():
-        if not how(parker, None if deadline is None else deadline.left()):
+        if not sleep(parker, None if deadline is None else deadline.left()):
             return condition()
     return True

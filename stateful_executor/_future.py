@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ._binding import Binding
-from ._current import current, sleep, sleep_until
+from ._current import current, sleep
 from ._naming import cannot_copy
-from ._parker import Parker
+from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
 from ._stdlib_waiters import StdlibWaiterAdapter
 from ._task import Callback, Home, Task
@@ -26,6 +26,12 @@ T = TypeVar("T")
 logger = logging.getLogger("concurrent.futures")
 
 
+class Waiting(Protocol):
+    """A wait in a worker: `told` to run the awaited task itself, since no other worker can."""
+
+    told: bool
+
+
 class Helper(Protocol):
     """The worker that the calling thread is, as far as it runs tasks inside the one that it runs already."""
 
@@ -34,12 +40,16 @@ class Helper(Protocol):
     def help(self, task: Future[Any]) -> None:
         """Run `task`, which a task of this worker waits for, unless it has begun."""
 
-    def wait(self, parker: Parker, timeout: float | None, task: Future[Any] | None = None) -> bool:
-        """`sleep`, in a task of this worker that waits for `task`, or else for others of its pool.
-
-        Runs `task` when no other worker can.
-        """
+    def wait(self, parker: Parker, timeout: float | None) -> bool:
+        """`sleep`, in a task of this worker that waits for others of its pool."""
         ...
+
+    def begin_wait(self, parker: Parker, task: Future[Any] | None) -> Waiting:
+        """This worker is about to sleep on `parker`, in a task that waits for `task`."""
+        ...
+
+    def end_wait(self, wait: Waiting) -> None:
+        """It waits no more."""
 
     def caller_runs(self, task: Future[Any]) -> None:
         """Run `task`, for which the backlog has no place, inside the task that submits it."""
@@ -140,16 +150,24 @@ class Future(Task[T]):
                 f"{home.name} was made before this process was forked: its workers, and so the end of {self!r}, "
                 "are in the parent"
             )
-        helper = current_helper(home)
+        helper = None if timeout is not None and timeout <= 0 else current_helper(home)
+        deadline = Deadline(timeout)
         parker = Parker()
         self._watch(parker)
         try:
-            how = sleep if helper is None else partial(helper.wait, task=self)
-            if not sleep_until(self.done, parker, timeout, how):
-                raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
+            wait = None if helper is None else helper.begin_wait(parker, self)
+            try:
+                while not self.done():
+                    if wait is not None and wait.told and self._claim:
+                        helper.help(self)  # type: ignore[union-attr]  # there is one then; called here to save stack
+                    elif not sleep(parker, deadline.left()) and not self.done():
+                        raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
+            finally:
+                if wait is not None:
+                    helper.end_wait(wait)  # type: ignore[union-attr]
         finally:
             self._watchers.remove(parker)  # type: ignore[union-attr]  # made by _watch
-            self = how = None  # type: ignore[assignment]
+            self = None  # type: ignore[assignment]
 
     def _make_adapter(self) -> None:
         if not hasattr(self, "_adapter"):

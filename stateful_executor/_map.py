@@ -82,11 +82,15 @@ class AsTheyFinish:
         """Expect the end of a task."""
         task = part[0]
         arrival = _Arrival(self._arrived, self._parker)
-        self._pending[arrival] = part
-        self._unbegun.append(task)
-        task._watch(arrival)
-        if task.done():
-            arrival.wake()
+        try:
+            self._pending[arrival] = part
+            self._unbegun.append(task)
+            task._watch(arrival)
+            if task.done():
+                arrival.wake()
+        except BaseException:
+            arrival.wake()  # nobody else may; should the map go on, `result()` waits for the task
+            raise
 
     def next(self, deadline: Deadline) -> _Part:
         """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""

@@ -49,4 +49,7 @@ def _nudge(registry: Registry, staying: list[PoolWorker]) -> None:
 
 def _wake(registry: Registry, times: int) -> None:
     for _ in range(times):
-        raise_error(registry.wake())
+        error = registry.wake()
+        if error is not None:  # there is no thread to be had, and a worker that left may have relied on this one
+            registry.no_worker(error)
+            raise_error(error)

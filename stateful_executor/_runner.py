@@ -7,9 +7,9 @@ import sys
 import threading
 from collections import deque
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
-from ._future import Future
+from ._future import Future, Waiting
 from ._group import Group
 from ._mailbox import Mailbox
 from ._naming import name_of, tell
@@ -246,29 +246,38 @@ class Runner(Mailbox):
         finally:
             del task  # as in `run`
 
-    def wait(self, parker: Parker, timeout: float | None, task: Future[Any] | None = None) -> bool:
+    def wait(self, parker: Parker, timeout: float | None) -> bool:
         """As `Helper` has it."""
-        if timeout is not None and timeout <= 0:
+        wait = self.begin_wait(parker, None)
+        try:
             return self.sleep(parker, timeout)
+        finally:
+            self.end_wait(wait)
+
+    def begin_wait(self, parker: Parker, task: Future[Any] | None) -> Wait:
+        """As `Helper` has it."""
         if task is not None and task._target is not None:
             self._forbid_wait(task)
+            task = None  # of a broadcast: no other worker can run it
+        self._be_busy()  # in a destructor, of what a task leaves behind
         waits = self.registry.waits
-        wait = Wait(parker, task)
-        outer = waits.waiting.get(self)  # of the task in which this one runs, since that waits for it
+        # `outer`: in which this one came up, of a task that waits for this one, or of a request.
+        wait = Wait(parker, task, outer=waits.waiting.get(self))
+        waits.waiting[self] = wait
         try:
-            waits.waiting[self] = wait
             waits.look()
-            in_time = wait.told or self.sleep(parker, timeout)
-            if wait.told and task is not None:
-                self.help(task)
-                return True
-            return in_time
-        finally:
-            if outer is None:
-                waits.waiting.pop(self, None)
-            else:
-                waits.waiting[self] = outer
-            del task  # as in `run`
+        except BaseException:
+            self.end_wait(wait)
+            raise
+        return wait
+
+    def end_wait(self, wait: Waiting) -> None:
+        """As `Helper` has it."""
+        outer = cast("Wait", wait).outer
+        if outer is None:
+            self.registry.waits.waiting.pop(self, None)
+        else:
+            self.registry.waits.waiting[self] = outer
 
     def caller_runs(self, task: Future[Any]) -> None:
         """Run `task`, which has no place in the full backlog, inside the task that submits it."""
@@ -282,6 +291,7 @@ class Runner(Mailbox):
     def _run_inside(self, task: Future[Any]) -> bool:
         """Run `task` inside the one that this worker runs; False when another thread has claimed it."""
         headroom()
+        self._be_busy()  # as in `wait`
         states = self.states
         outer, states.base_depth = states.base_depth, {slot: slot.lent for slot in states.slots.values() if slot.lent}
         try:

@@ -142,6 +142,10 @@ class Startup:
     def _break(self, error: InitializerError, breakage: Callable[[], Exception]) -> None:
         """The pool's initializer failed before it ever succeeded: no task will ever run."""
         tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
+        self.fail_all(breakage)
+
+    def fail_all(self, breakage: Callable[[], Exception]) -> None:
+        """The pool is broken: accept no task, and fail those there are. May be done again."""
         self._registry.close(breakage)
         for task in self._registry.run_queue.pending():
             self.fail(task, breakage(), silenced=True)  # the log has the cause

@@ -13,14 +13,16 @@ class Wait:
     """A worker asleep, on `parker`, in a task of its pool: until `task` has ended, or for others when that is None.
 
     `told`: it is to run `task` itself. Once set it stays set.
+    `outer`: the wait in which the worker came to this one, and to which it returns without a look at the others.
     """
 
-    __slots__ = ("parker", "task", "told")
+    __slots__ = ("outer", "parker", "task", "told")
 
-    def __init__(self, parker: Wakeable, task: Future[Any] | None) -> None:
+    def __init__(self, parker: Wakeable, task: Future[Any] | None, outer: Wait | None) -> None:
         self.parker = parker
         self.task = task
         self.told: bool = False
+        self.outer = outer
 
 
 class Waits:
@@ -76,4 +78,11 @@ class Waits:
         return len(self.waiting) >= self._workers.serving()
 
     def _unbegun(self) -> list[Wait]:
-        return [wait for wait in list(self.waiting.values()) if wait.task is not None and wait.task._claim]
+        unbegun = []
+        for innermost in list(self.waiting.values()):
+            wait: Wait | None = innermost
+            while wait is not None:
+                if wait.task is not None and wait.task._claim:
+                    unbegun.append(wait)
+                wait = wait.outer
+        return unbegun

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 from contextlib import suppress
 
 from ._binding import Binding
 from ._current import current
+from ._interrupts import in_new_thread
 from ._naming import tell
 from ._registry import Registry
 from ._runner import Runner
@@ -38,9 +40,10 @@ class Worker(Runner):
                 while not self._over:
                     try:
                         self._work()
-                    except BaseException:
+                    except BaseException as exc:
                         self._failed = True
-                        tell(logger.critical, _FAILED, self.thread.name)
+                        # In another thread: were this one cut off again in there, a lock of `logging` would stay held.
+                        _thread.start_new_thread(in_new_thread, (_say_failed, self.thread.name, exc))
             except BaseException:
                 self._failed = True
 
@@ -124,7 +127,10 @@ class Worker(Runner):
                 return False
             self._run_broadcasts()
         self.states.tear_down_all()
-        if registry.workers.breakage is not None or registry.workers.retire(self):
+        breakage = registry.workers.breakage
+        if breakage is not None:
+            self._startup.fail_all(breakage)  # it may have been cut off in there
+        if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait
             return True
         self._answer()  # a scope that ended meanwhile is not to wait for those tasks
@@ -139,7 +145,11 @@ class Worker(Runner):
         self._over = True
 
 
-_FAILED = (
-    "worker %s met an exception outside of its tasks, thrown into its thread or by a bug in stateful_executor: "
-    "it tears down its states, and begins anew if there are tasks"
-)
+def _say_failed(name: str, error: BaseException) -> None:
+    tell(
+        logger.critical,
+        "worker %s met an exception outside of its tasks, thrown into its thread or by a bug in stateful_executor: it "
+        "tears down its states, and begins anew if there are tasks",
+        name,
+        exc_info=error,
+    )

@@ -194,12 +194,15 @@ class Workers:
             worker = self.new_worker()
             with self.lock:
                 self.live[worker] = None  # before they are counted: a re-entrant call counts it, too
-                if len(self.live) > self.max_workers or self._closed():
+                if starts := len(self.live) <= self.max_workers and not self._closed():
+                    worker.take_index(self._free_index())
+                else:
                     del self.live[worker]
                     self.can_grow = False
-                    return
-                worker.take_index(self._free_index())
-            worker.start()
+            if starts:
+                worker.start()
+            else:
+                self._pool.did_not_start()  # it was counted for a moment
         except BaseException as exc:
             if worker is not None:
                 if not worker.abandon():
@@ -219,7 +222,7 @@ class Workers:
         return index
 
     def _has_live_workers(self) -> bool:
-        return any(worker.thread.is_alive() for worker in list(self.live))
+        return any(worker.thread.is_alive() for worker in list(self.live) if worker not in self.gone)
 
     def _closed(self) -> bool:
         return self._pool.close_reason is not None
@@ -275,11 +278,12 @@ class Workers:
         """With `lock` held. May be cut off, and begun again."""
         if worker in self.retired:
             return True
+        self.gone.pop(worker, None)
         self.live.pop(worker, None)
         self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending():
             self.live[worker] = None  # before they are counted, as in `_start_worker`
-            if len(self.live) <= self.max_workers:
+            if self.serving() <= self.max_workers:
                 worker.leaving = False
                 return False
             del self.live[worker]
@@ -367,6 +371,8 @@ class _WakeAtEnd:
     On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
     instruction.
     """
+
+    parker: Parker | None = None  # also when what is thrown comes before the next line
 
     def __init__(self, parker: Parker | None) -> None:
         self.parker = parker

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from inside import inside
+from inside import hook, inside
 from threads import settle, until
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
@@ -375,6 +375,25 @@ class TestErrors:
             assert [next(results), next(results)] == [1, 2]
             with pytest.raises(RuntimeError, match="after shutdown"):
                 next(results)
+
+    def test_thrown_while_the_next_one_is_submitted(self, single: EntryPoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An exception of a signal handler, or of another thread: it is raised, and the map has come to its end."""
+        true_watch = getattr(*hook("Task.watch"))
+        left = [None]
+
+        def watch(task: Any, watcher: Any) -> None:
+            if not left:
+                monkeypatch.undo()
+                raise InterruptedError
+            left.clear()
+            true_watch(task, watcher)
+
+        monkeypatch.setattr(*hook("Task.watch"), watch)
+        results = single.map_unordered(abs, range(3), buffersize=1)
+        assert next(results) == 0
+        with pytest.raises(InterruptedError):
+            next(results)
+        assert list(results) == []
 
     @pytest.mark.parametrize("chunksize", [1, 2])
     def test_of_the_input_that_is_false(self, entry_point: EntryPoint, chunksize: int) -> None:

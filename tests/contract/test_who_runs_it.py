@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from inside import inside
+from inside import hook, inside
 from threads import PATIENCE, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
@@ -124,6 +125,23 @@ class TestAnotherOne:
             assert pool.submit(pay).result(PATIENCE) == ["payment"]
         assert committed == [["audit"]]
 
+    def test_destructor(self) -> None:
+        """Of a result, which a worker drops when it seems idle already: the other idle one is woken for the task."""
+        pairs: list[tuple[str, str]] = []
+
+        class Result:
+            def __del__(self) -> None:
+                pairs.append((where(), pool.submit(where).result(PATIENCE)))
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            with busy(pool, 2):
+                pass
+            until(lambda: len(inside(pool).idle) == 2)
+            pool.submit(Result)
+            until(lambda: pairs)
+        [(outer, inner)] = pairs
+        assert outer != inner
+
 
 class TestNobodyElse:
     """Every worker waits: each runs what it waits for."""
@@ -197,6 +215,77 @@ class TestNobodyElse:
             outer, inner = pool.submit(lambda: (where(), pool.submit(where).result(PATIENCE))).result(PATIENCE)
             monkeypatch.undo()
         assert outer == inner
+
+    def test_inside_of_another_wait(self) -> None:
+        """A worker that waits answers a request meanwhile, and waits for a task in there when the last one comes."""
+        with StatefulThreadPoolExecutor(2) as pool:
+            inside_the_other = threading.Event()
+
+            def finalize(_: object) -> None:
+                future = pool.submit(where)
+                inside_the_other.set()
+                future.result(PATIENCE)
+
+            view = pool.with_state(object, finalizer=finalize)
+            begun = threading.Barrier(2)
+
+            def first() -> tuple[str, str]:
+                view.bind(id)()
+                begun.wait(PATIENCE)
+                return where(), pool.submit(where).result(PATIENCE)
+
+            def second() -> tuple[str, str]:
+                begun.wait(PATIENCE)
+                until(lambda: waiting(pool))
+                view.discard_all()
+                inside_the_other.wait(PATIENCE)
+                until(lambda: len(inside(pool).tail) == 2)
+                until(lambda: all(wait.outer for wait in list(inside(pool).waiting.values())))
+                return future.result(PATIENCE)
+
+            future = pool.submit(first)
+            outer, inner = pool.submit(second).result(PATIENCE)
+        assert outer == inner
+
+    def test_broadcast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A task for one worker only is waited for asleep, while that worker runs another one in place."""
+        true_look = getattr(*hook("Waits.look"))
+        looks: list[str] = []
+
+        def look(waits: Any, **kwargs: Any) -> None:
+            looks.append(where())
+            true_look(waits, **kwargs)
+
+        monkeypatch.setattr(*hook("Waits.look"), look)
+        with StatefulThreadPoolExecutor(2) as pool:
+            begun, sent, broadcast = threading.Barrier(3), threading.Event(), dict[str, Future[str]]()
+
+            def other_ones(mine: str) -> str:
+                return next(future for name, future in broadcast.items() if name != mine).result(PATIENCE)
+
+            def first() -> str:
+                begun.wait(PATIENCE)
+                sent.wait(PATIENCE)
+                return other_ones(where())
+
+            def inner() -> list[str]:
+                before = len(looks)
+                for _ in range(100):
+                    time.sleep(0)
+                return looks[before:]
+
+            def second() -> list[str]:
+                begun.wait(PATIENCE)
+                until(lambda: waiting(pool))
+                return pool.submit(inner).result(PATIENCE)
+
+            one, two = pool.submit(first), pool.submit(second)
+            begun.wait(PATIENCE)
+            workers = [worker.thread.name for worker in inside(pool).workers]
+            broadcast.update(zip(workers, pool.broadcast(where), strict=True))
+            sent.set()
+            assert two.result(PATIENCE) == []
+            one.result(PATIENCE)
 
 
 class TestTimeouts:

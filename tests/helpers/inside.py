@@ -337,6 +337,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "TearDown.answer": (_states.TearDown, "answer"),
     "State.random": (_state, "random"),
     "LostError": (_task, "LostError"),
+    "Task.watch": (_task.Task, "_watch"),
     "making": (_task, "making"),  # the lock for what a task makes once
     "start_thread.start_new_thread": (_interpreter._thread, "start_new_thread"),  # for the timeout of a scope
 }

@@ -302,9 +302,54 @@ class TestAgainstStarts:
         until(lambda: all_idle(pool, 1))
         pool.shutdown(timeout=20)
 
+    def test_that_fails_when_another_one_has_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That one left its task to the new worker: the task fails, as there is nobody to run it."""
+        go_on = threading.Event()
+        pool: Pool = StatefulThreadPoolExecutor(1, "w")
+        held = pool.submit(go_on.wait, 20)
+        until(held.running)
+        future = pool.submit(int)
+        [old] = inside(pool).workers
+
+        def start(_: object) -> None:
+            if not go_on.is_set():
+                pool.resize(1)
+                go_on.set()
+                until(lambda: old not in inside(pool).workers)
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(*hook("PoolThread.start"), start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.resize(2)
+        assert isinstance(future.exception(20), RuntimeError)
+        pool.shutdown(timeout=20)
+
 
 class TestAgainstOthers:
     """A shutdown, and another resize."""
+
+    def test_shutdown_and_thrown(self) -> None:
+        """The one too many has left; something is thrown into the other one, which stays for the tasks all the same."""
+        pool: Pool = StatefulThreadPoolExecutor(2, "w")
+        held = [threading.Event(), threading.Event()]
+        futures = [pool.submit(event.wait, 20) for event in held]
+        until(lambda: all(future.running() for future in futures))
+        last = pool.submit(int)
+        first, second = inside(pool).workers
+        pool.resize(1)
+        pool.shutdown(wait=False)
+
+        def throw() -> None:
+            raise RuntimeError("thrown")
+
+        stage = Stage()
+        stage.before_extend = throw
+        inside(second).inbox = stage
+        held[0].set()
+        until(lambda: first.ended or last.done())
+        held[1].set()
+        assert last.result(20) == 0
+        pool.shutdown(timeout=20)
 
     @pytest.mark.parametrize("moment", [*MOMENTS, "Workers.set_most"])
     @pytest.mark.parametrize("to", [1, 3])

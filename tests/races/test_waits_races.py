@@ -9,8 +9,8 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
-from inside import hook
-from threads import PATIENCE, until, where
+from inside import hook, inside
+from threads import PATIENCE, beside, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
 
@@ -32,7 +32,7 @@ class Staged:
         true_look, stage = self.look, self
 
         def look(waits: Any, **kwargs: Any) -> None:
-            mine = not stage.held
+            mine = not stage.held and not kwargs  # of a worker, and not of who finds no room for one
             if mine:
                 stage.held.append(threading.get_ident())
             if mine and stage.moment == "before it looks":
@@ -163,3 +163,32 @@ def test_worker_leaves_before_the_other_one_waits(monkeypatch: pytest.MonkeyPatc
         outer, inner = future.result(PATIENCE)
         go_on.set()
     assert outer == inner
+
+
+def test_worker_counted_for_a_moment() -> None:
+    """A submit finds room for a worker, and then there is none: who looked meanwhile, and counted it, looks again."""
+    with StatefulThreadPoolExecutor(2) as pool:
+        there, go_on, waits = threading.Event(), threading.Event(), threading.Event()
+
+        class Live(dict[Any, None]):
+            def __setitem__(self, worker: Any, nothing: None) -> None:
+                pool.resize(1)
+                super().__setitem__(worker, nothing)
+                there.set()
+                assert go_on.wait(PATIENCE)
+
+        def outer() -> tuple[str, str]:
+            waits.wait(PATIENCE)
+            return where(), pool.submit(where).result(PATIENCE)
+
+        future = pool.submit(outer)
+        until(lambda: pool.stats().running)
+        inside(pool).workers = Live(inside(pool).workers)
+        with beside(pool.submit, int):
+            assert there.wait(PATIENCE)
+            waits.set()
+            until(lambda: inside(pool).waiting)
+            go_on.set()
+            first, second = future.result(PATIENCE)
+            inside(pool).workers = dict(inside(pool).workers)
+    assert first == second

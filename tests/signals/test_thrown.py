@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import logging
 import random
 import sys
 import threading
 from _thread import LockType, allocate_lock, get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from functools import partial
 from itertools import islice, repeat
@@ -17,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
-from inside import inside, is_parked
+from inside import hook, inside, is_parked
 from interrupts import _ours, place
 from threads import PATIENCE, until
 
@@ -31,14 +33,20 @@ class Thrown(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread."""
+def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread.
+
+    And in the middle of a log call, it leaves the lock of a handler of `logging` held for ever.
+    """
 
     def without(hook: Callable[[Any], object]) -> Callable[[Any], None]:
         return lambda args: None if args.exc_type is Thrown else hook(args)  # type: ignore[return-value]
 
     monkeypatch.setattr(threading, "excepthook", without(threading.excepthook))
     monkeypatch.setattr(sys, "unraisablehook", without(sys.unraisablehook))
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 _set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
@@ -320,3 +328,16 @@ def test_storm(backlog: int | None) -> None:
     assert stats.states_made == stats.states_torn_down
     assert backlog is None or len(inside(pool).free_permits) == backlog
     assert throws > 1000
+
+
+def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initializer has failed, and the worker is cut off before it has said so: the tasks fail all the same."""
+    true_close = getattr(*hook("Registry.close"))
+
+    def close(registry: Any, reason: Any) -> None:
+        monkeypatch.setattr(*hook("Registry.close"), true_close)
+        raise Thrown
+
+    monkeypatch.setattr(*hook("Registry.close"), close)
+    with StatefulThreadPoolExecutor(1, initializer=int, initargs=("none",)) as pool:
+        assert isinstance(pool.submit(int).exception(PATIENCE), BrokenThreadPool)
