@@ -280,6 +280,27 @@ def test_at_every_point_of_the_end(idle_timeout: float | None) -> None:
     assert at > 30
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_worker_that_submits_rely_on(workers: int) -> None:
+    """It is thrown at while it sleeps, and is cut off when it is woken for a task: the others see to the tasks."""
+    with StatefulThreadPoolExecutor(workers, initializer=object, finalizer=id) as pool:
+        for round_ in range(10):
+            for future in [pool.submit(int) for _ in range(50)]:  # some wake nobody, after wakes in vain
+                future.result(PATIENCE)
+            until(lambda: all(is_parked(worker) for worker in list(inside(pool).workers)))
+            for thread in list(pool._threads)[: 1 + round_ % workers]:
+                _set_async_exc(thread.ident or 0, Thrown)
+            for future in [pool.submit(int) for _ in range(40)]:
+                with suppress(Thrown):
+                    assert future.result(PATIENCE) == 0
+        future = pool.submit(int)
+        pool.shutdown()
+        assert future.done()
+        stats = pool.stats()
+    assert stats.states_made == stats.states_torn_down
+    assert stats.failed <= 10 * workers
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("backlog", [None, 2])
 def test_storm(backlog: int | None) -> None:
