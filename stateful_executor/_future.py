@@ -150,8 +150,8 @@ class Future(Task[T]):
                 f"{home.name} was made before this process was forked: its workers, and so the end of {self!r}, "
                 "are in the parent"
             )
-        helper = None if timeout is not None and timeout <= 0 else current_helper(home)
         deadline = Deadline(timeout)
+        helper = None if timeout is not None and timeout <= 0 else current_helper(home)
         parker = Parker()
         self._watch(parker)
         try:

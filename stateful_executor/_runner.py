@@ -127,6 +127,8 @@ class Runner(Mailbox):
                         error = _with_traceback(exc, traceback and traceback.tb_next)
                         traceback = None
                         name = name_of(fn)
+                        if not nested:
+                            registry.waits.waiting.pop(self, None)  # should it have been cut off as it began to wait
                         if slot is not None and slot.lent == lent:  # no state was lent
                             slot = None
                     fn = None
