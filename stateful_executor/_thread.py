@@ -5,7 +5,8 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextvars import Context
 
 from ._current import sleep_until
@@ -107,3 +108,50 @@ def _new_thread(target: Callable[[], None], daemon: bool) -> threading.Thread:
         # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
         return threading.Thread(target=target, daemon=daemon, context=Context())
     return threading.Thread(target=target, daemon=daemon)
+
+
+class WakeAtEnd:
+    """An argument of a thread's function: wakes `parker` when that has ended, also if it could not begin.
+
+    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
+    instruction.
+    """
+
+    parker: Parker | None = None  # also when what is thrown comes before the next line
+
+    def __init__(self, parker: Parker | None) -> None:
+        self.parker = parker
+
+    def __del__(self) -> None:
+        if self.parker is not None:
+            self.parker.wake()
+
+
+def in_main_thread() -> bool:
+    """Not by the current thread's object, which `threading` would make for one that it does not know."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def join_threads(workers: Sequence[PoolThread]) -> None:
+    """Until the threads of `workers`, which have ended, are gone: a few instructions more.
+
+    Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
+    and the exit of the interpreter, waits for. So another thread looks for the main one.
+    """
+    if sys.version_info < (3, 13) and in_main_thread():
+        parker = Parker()
+        try:
+            _thread.start_new_thread(_until_gone, (workers, parker))
+        except RuntimeError:  # the interpreter exits, or there is no thread to be had
+            _until_gone(workers, parker)
+        parker.park()
+    else:
+        for worker in workers:
+            worker.join_thread()
+
+
+def _until_gone(workers: Sequence[PoolThread], parker: Parker) -> None:
+    for worker in workers:
+        while worker.thread.is_alive():  # `join` would have `threading` know this thread, and never forget it
+            time.sleep(0)
+    parker.wake()

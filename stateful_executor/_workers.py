@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import _thread
 import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +19,7 @@ from ._parker import Deadline, Parker
 from ._runqueue import RunQueue
 from ._stats import ONE, Counts
 from ._task import Task
-from ._thread import PoolThread
+from ._thread import PoolThread, WakeAtEnd, in_main_thread, join_threads
 
 
 class PoolWorker(PoolThread):
@@ -138,7 +136,7 @@ class Workers:
         """
         if sys.is_finalizing():
             return None  # a thread that starts now never comes to anything, and Python 3.11 does not say so
-        if in_subinterpreter or not (_in_main_thread() or current.worker is not None):
+        if in_subinterpreter or not (in_main_thread() or current.worker is not None):
             try:
                 self._start_worker()
             except Exception as exc:
@@ -149,7 +147,7 @@ class Workers:
         over: list[None] = []
         # A collection that starts in the middle of what this thread does with the lock may have led here.
         parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
-        args = errors, interrupted, over, parker, None if current.worker is None else _WakeAtEnd(parker)
+        args = errors, interrupted, over, parker, None if current.worker is None else WakeAtEnd(parker)
         starts = map(_thread.start_new_thread, (self._start_worker_for,), (args,))
         try:
             try:
@@ -163,7 +161,7 @@ class Workers:
         except BaseException:  # `notify_if_work_pending` comes next, and starts one if this start has failed by then
             interrupted += ONE
             raise
-        if parker is not None and not over:  # what was meant for this thread has hit the other one, see `_WakeAtEnd`
+        if parker is not None and not over:  # what was meant for this thread has hit the other one, see `WakeAtEnd`
             return self.grow()
         return errors.pop() if errors else None
 
@@ -348,7 +346,7 @@ class Workers:
                 return True
             if not worker.wait_ended(deadline.left()):
                 return False
-        _join_threads(workers)
+        join_threads(workers)
         return True
 
     def still_running(self) -> str:
@@ -363,50 +361,3 @@ class Workers:
         """In the child, into which no worker came along."""
         self.lock = _thread.RLock()
         self.can_grow = False
-
-
-class _WakeAtEnd:
-    """An argument of a thread's function: wakes `parker` when that has ended, also if it could not begin.
-
-    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
-    instruction.
-    """
-
-    parker: Parker | None = None  # also when what is thrown comes before the next line
-
-    def __init__(self, parker: Parker | None) -> None:
-        self.parker = parker
-
-    def __del__(self) -> None:
-        if self.parker is not None:
-            self.parker.wake()
-
-
-def _in_main_thread() -> bool:
-    """Not by the current thread's object, which `threading` would make for one that it does not know."""
-    return threading.get_ident() == threading.main_thread().ident
-
-
-def _join_threads(workers: list[PoolWorker]) -> None:
-    """Until the threads of `live`, which have ended, are gone: a few instructions more.
-
-    Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
-    and the exit of the interpreter, waits for. So another thread looks for the main one.
-    """
-    if sys.version_info < (3, 13) and _in_main_thread():
-        parker = Parker()
-        try:
-            _thread.start_new_thread(_until_gone, (workers, parker))
-        except RuntimeError:  # the interpreter exits, or there is no thread to be had
-            _until_gone(workers, parker)
-        parker.park()
-    else:
-        for worker in workers:
-            worker.join_thread()
-
-
-def _until_gone(workers: list[PoolWorker], parker: Parker) -> None:
-    for worker in workers:
-        while worker.thread.is_alive():  # `join` would have `threading` know this thread, and never forget it
-            time.sleep(0)
-    parker.wake()
