@@ -393,8 +393,8 @@ class PoolMachine(RuleBasedStateMachine):
     def nest(self, worker: ModelWorker, task: ModelTask, how: str, own: bool) -> bool:
         """Have the task submit another one and wait for it; True when that makes one more state for the worker."""
         scope = self.scopes[0] if self.scopes else None
-        if self.pool is None or len(self.running) < self.max_workers or (how == "nest scope" and scope is None):
-            return False  # another worker might run it
+        if self.pool is None or max(len(self.workers), self.max_workers) > 1 or (how == "nest scope" and scope is None):
+            return False  # another worker might run it, or is to when its gate is opened: see test_who_runs_it.py
         entry_point = {"nest": self.pool, "nest scope": scope and scope.scope}.get(how, self.view)
         times = 2 if how == "nest view twice" else 1
         task.gate.then = repeating(times, nesting(entry_point.submit, returning(1)))
