@@ -302,5 +302,9 @@ def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tup
 
 def _cancel(task: Future[Any]) -> None:
     """Cancel a task that nobody will ask any more. If it has begun, and fails, its scope tells, but not the log."""
-    if not task.cancel():
+    if task.cancel():
+        return
+    if task.done():
+        task._silence()
+    else:
         task.add_done_callback(_silence)

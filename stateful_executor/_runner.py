@@ -77,6 +77,8 @@ class Runner(Mailbox):
         if task is not None:
             queue, task = deque((task,)), None
         single = queue is not None
+        if self.listed_idle and not single:  # asked for something else as it became idle; it may have been woken since
+            return False
         pops = run_queue.pops if queue is None else map(deque.popleft, repeat(queue))
         while True:
             try:

@@ -142,7 +142,7 @@ class Workers:
             except Exception as exc:
                 return exc
             return None
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
         interrupted: list[None] = []
         over: list[None] = []
         # A collection that starts in the middle of what this thread does with the lock may have led here.
@@ -163,11 +163,11 @@ class Workers:
             raise
         if parker is not None and not over:  # what was meant for this thread has hit the other one, see `WakeAtEnd`
             return self.grow()
-        return errors.pop() if errors else None
+        return _exception(errors.pop()) if errors else None
 
     def _start_worker_for(
         self,
-        errors: list[Exception],
+        errors: list[BaseException],
         interrupted: list[None],
         over: list[None],
         parker: Parker | None,
@@ -176,10 +176,10 @@ class Workers:
         """In a thread of its own, for one that waits on `parker` unless it is `interrupted`."""
         try:
             self._start_worker()
-        except Exception as exc:
+        except BaseException as exc:
             if parker is not None and not interrupted:
                 errors.append(exc)
-            else:
+            elif isinstance(exc, Exception):
                 self._pool.no_worker(exc)
         finally:
             over += ONE
@@ -361,3 +361,10 @@ class Workers:
         """In the child, into which no worker came along."""
         self.lock = _thread.RLock()
         self.can_grow = False
+
+
+def _exception(error: BaseException) -> Exception:
+    """`error`, or raise it if it is no reason why a worker can't be started."""
+    if not isinstance(error, Exception):
+        raise error
+    return error
