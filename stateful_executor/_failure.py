@@ -56,7 +56,7 @@ class LostError:
         self.error: BaseException | None = error
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if self.error is not None:
+        if getattr(self, "error", None) is not None:  # None also when cut off before that
             try:
                 Context().run(lost_errors.error, LOST, self._name, exc_info=self.error)
             except Exception:

@@ -138,6 +138,7 @@ class States:
             late += slot.calls_when_free
             del self.slots[binding]
             self.teardowns.run()
+        self.teardowns.run()  # what was cut off the last time
 
     def _call_late(self) -> None:
         while self._late:

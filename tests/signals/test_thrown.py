@@ -177,10 +177,11 @@ class Case:
         """Shut it down: all is accounted for."""
         pool = self.pool
         pool.shutdown(timeout=PATIENCE)
+        until(lambda: not pool.stats().workers)  # one that is not to start any more may be counted for a moment
         stats = pool.stats()
         assert stats.submitted == stats.completed + stats.failed + stats.cancelled
         assert stats.states_made == stats.states_torn_down
-        assert stats.running == stats.workers == 0
+        assert stats.running == 0
 
 
 def trace_from_here(tracer: ThrowAt) -> None:
@@ -249,6 +250,15 @@ def test_at_every_point_of_the_end(idle_timeout: float | None) -> None:
     assert at > 30
 
 
+@pytest.fixture
+def calm() -> Iterator[None]:
+    """The usual switch interval: with one of 1 µs the thread that throws hardly gets a turn."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    yield
+    sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_worker_that_submits_rely_on(workers: int) -> None:
     """It is thrown at while it sleeps, and is cut off when it is woken for a task: the others see to the tasks."""
@@ -272,7 +282,7 @@ def test_worker_that_submits_rely_on(workers: int) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("backlog", [None, 2])
-def test_storm(backlog: int | None) -> None:
+def test_storm(backlog: int | None, calm: None) -> None:
     """At random, under load, by the thousand: no task is lost, no place, no state; and the pool is as good as new."""
     dice = random.Random(backlog or 0)  # noqa: S311
     over = threading.Event()
@@ -300,7 +310,7 @@ def test_storm(backlog: int | None) -> None:
     thrower.start()
     futures = []
     try:
-        for _ in range(300):
+        while throws < 1000 or len(futures) < 1200:
             with suppress(BaseExceptionGroup), pool.scope() as scope:
                 own = scope.with_state(object, finalizer=id)
                 pool.with_state().submit(there.add)
@@ -317,7 +327,6 @@ def test_storm(backlog: int | None) -> None:
     assert stats.submitted == stats.completed + stats.failed + stats.cancelled
     assert stats.states_made == stats.states_torn_down
     assert backlog is None or len(inside(pool).free_permits) == backlog
-    assert throws > 1000
 
 
 def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
