@@ -167,7 +167,7 @@ class Future(Task[T]):
                     helper.end_wait(wait)  # type: ignore[union-attr]
         finally:
             self._watchers.remove(parker)  # type: ignore[union-attr]  # made by _watch
-            self = None  # type: ignore[assignment]
+            self = wait = None  # type: ignore[assignment]
 
     def _make_adapter(self) -> None:
         if not hasattr(self, "_adapter"):
