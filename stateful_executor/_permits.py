@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ._current import sleep_until
 from ._interrupts import locked
+from ._naming import tell
 from ._parker import Parker, Wakeable
 from ._stats import ONE
 from ._task import Task
@@ -127,12 +128,14 @@ class Permits:
 
     def _warn_of_loop(self) -> None:
         self.warned_of_loop = True
-        logger.warning(
+        tell(
+            logger.warning,
             "%s has all %d places of its backlog taken, so this submit blocks the event loop that its thread runs, and "
             "for ever if tasks wait for that loop: use `await pool.asubmit(fn, ...)` instead of `pool.submit(fn, ...)` "
             "or `loop.run_in_executor(pool, fn, ...)` (said once for each pool)",
             self._name,
             self.size,
+            exc_info=None,
         )
 
     def try_acquire_in_turn(self, waiter: Waiter, task: Task[Any], check: Callable[[], None]) -> bool:

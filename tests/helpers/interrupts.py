@@ -66,7 +66,9 @@ class Interrupt:
         self.prod = prod and hasattr(signal, "pthread_kill")
         self.prodded = False  # the sleep had to be interrupted
         self.where: list[str] = []
-        self.ignored = False  # it came in a destructor, or the callback of a weakref, of which Python ignores errors
+        # It came where Python ignores errors, in a destructor or the callback of a weakref; or inside a log call, where
+        # what it raises can't be told from what a handler or a filter does.
+        self.ignored = False
         self.next = [0, 0]  # the numbers that lead to the points after these
         self.passed = 0
         self.fresh = False  # met code for the first time: CPython 3.13 traces its opcodes from the next time on
@@ -134,7 +136,7 @@ class Interrupt:
         self.next[len(self.where)] = self.passed + len(self._log) + 1
         self._log.clear()
         self.where.append("?" if frame is None else place(frame))
-        self.ignored = _in_destructor(frame)
+        self.ignored = _is_ignored(frame)
         self.passed = 0
         del self.due[0]
         if self.due and not self._over:
@@ -159,9 +161,9 @@ class Interrupt:
                 return
 
 
-def _in_destructor(frame: FrameType | None) -> bool:
+def _is_ignored(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_name in {"__del__", "_remove", "drop"}:
+        if frame.f_code.co_name in {"__del__", "_remove", "drop", "tell"}:
             return True
         frame = frame.f_back
     return False
