@@ -434,6 +434,7 @@ def test_every_point(scenario: Callable[[Run], None], workers: int, max_backlog:
 
 @pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of a log call: see `tell`
 @pytest.mark.parametrize(("scenario", "error"), [*product(EVERYWHERE + TWICE, [TimeLimit]), *product(MAIN, [Stop])])
 def test_whatever_a_handler_raises(scenario: Callable[[Run], None], error: type[BaseException]) -> None:
     """A time limit, or `sys.exit`: it comes out of the call that it met, and the same holds."""
