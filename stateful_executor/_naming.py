@@ -46,8 +46,8 @@ def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseExcep
 
 
 def _raise_interrupt(error: BaseException) -> None:
-    """Ctrl-C, or `sys.exit` in a signal's handler, is no user code's doing; in a worker, which gets neither, it is."""
-    if not isinstance(error, Exception) and current.worker is None:
+    """Ctrl-C is no user code's doing; in a worker, to which it does not come, KeyboardInterrupt is."""
+    if isinstance(error, KeyboardInterrupt) and current.worker is None:
         raise error
 
 

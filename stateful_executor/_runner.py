@@ -192,6 +192,7 @@ class Runner(Mailbox):
                         return False
                     if pops is not run_queue.pops:  # compacted: it is another deque
                         break
+                    continue  # as in `_map._results`
                 pops = run_queue.pops
             except BaseException as thrown:
                 if type(thrown) is IndexError and task is None and scope is None:  # of the pop: there is none
