@@ -27,9 +27,9 @@ def broadcast(
         raise registry.close_reason()
     if scope is not None and (scope._closed or scope._cancelled):
         raise scope._closed_error()
-    # A worker that has entered has its index by now; -1: just being entered, in this very thread.
+    registry.workers.settle()
     workers = locked(registry.workers.lock, lambda: list(registry.workers.live))
-    there = [worker for worker in workers if worker in among and worker.index >= 0]
+    there = [worker for worker in workers if worker in among]
     tasks: list[Future[T]] = []
     try:
         _hand_out(registry, make, sorted(there, key=lambda worker: worker.index), scope, tasks)

@@ -8,6 +8,7 @@ from itertools import repeat
 
 MAX_WASTED_WAKES = 8  # as many good ones it takes to notice that wakes are wasted no more
 WOKEN_AT_ONCE = 2
+LEAVE_AT_ONCE = 2
 
 
 class Parked:
@@ -114,6 +115,31 @@ class Idle:
         """There is something for each to look at."""
         for worker in self.workers.copy():
             self.wake(worker)
+
+    def wake_to_leave(self) -> None:
+        """The pool is closed: those that sleep wake each other, see `wake_next`; the others are woken here."""
+        chains = LEAVE_AT_ONCE
+        for worker in self.workers.copy():
+            if not worker.asleep:
+                self.wake(worker)
+            elif chains > 0:
+                chains -= self.wake(worker)
+
+    def wake_next(self) -> None:
+        """Wake the next worker to leave, by one that was woken; and whoever does not sleep on the way to it."""
+        while self._wake_last() is False:
+            pass
+
+    def _wake_last(self) -> bool | None:
+        """Wake the worker that parked last; whether it slept, or None when there is none."""
+        try:
+            for worker, _ in iter(self.workers.popitem, None):
+                slept = worker.asleep
+                worker.unpark()  # one step with the pop, as in `wake_one`
+                return slept
+        except KeyError:
+            pass
+        return None
 
     def after_fork(self) -> None:
         """In the child, into which no worker came along."""

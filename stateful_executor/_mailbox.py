@@ -91,6 +91,10 @@ class Mailbox(Parked, PoolWorker, Owner):
             self.asleep = False
             return False
         self.asleep = False
+        if registry.close_reason is not None:
+            if not (self._has_work() or self.states.slots):
+                return False
+            registry.idle.wake_next()  # it may take long until this worker leaves
         registry.idle.arrived(self, self._has_work(), registry.run_queue.entries)
         registry.run_queue.update_high_water()
         return True

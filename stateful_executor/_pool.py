@@ -337,6 +337,7 @@ class StatefulThreadPoolExecutor(Submitter[S], PrivateNames):
         registry = self._registry
         registry.close(shut_down)
         if cancel_futures:
+            registry.workers.settle()  # as if each submit had waited for the worker that it started
             registry.cancel_waiting()
         if not wait:
             return

@@ -42,7 +42,9 @@ class PrivateNames(ThreadPoolExecutor):
 
     @property
     def _threads(self) -> set[Any]:  # type: ignore[override]  # an attribute there, as all of these are
-        return {worker.thread for worker in self._registry.workers.live.copy()}
+        workers = self._registry.workers
+        workers.settle()
+        return {worker.thread for worker in workers.live.copy()}
 
     @property
     def _broken(self) -> bool:  # type: ignore[override]

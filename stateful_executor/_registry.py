@@ -21,7 +21,7 @@ from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task
 from ._waits import Waits
-from ._workers import Workers
+from ._workers import PACED, PoolWorker, Workers
 
 T = TypeVar("T")
 
@@ -257,9 +257,35 @@ class Registry:
 
     # Failing
 
-    def did_not_start(self) -> None:
-        """As `PoolState` has it."""
-        self.waits.look(can_start=False)
+    def never_came(self, worker: PoolWorker, error: Exception | None) -> None:
+        """The thread of `worker` has ended, or was never started, before that was a worker; because of `error`."""
+        if not self.workers.never_came(worker):
+            return
+        worker.drop_broadcasts()
+        self.workers.has_come(worker)
+        self.workers.has_ended(worker)
+        if error is not None:
+            self.no_worker(error)
+        self.waits.look(can_start=error is None)
+        self.notify_if_work_pending()
+
+    def start_next(self, worker: PoolWorker) -> None:
+        """`worker` has come: start the next one, if there are more tasks than workers on their way.
+
+        In its thread. May be done again.
+        """
+        workers, run_queue = self.workers, self.run_queue
+        workers.look_again()
+        if (
+            PACED
+            and run_queue.has_entries()
+            and run_queue.entries() - len(run_queue.tombstones) > len(workers.arriving)
+            and not self.idle.workers
+            and workers.breakage is None
+            and not self.forked
+        ):
+            workers.grow(late=True)  # no thread to be had: this one is there
+        workers.has_come(worker)
 
     def no_worker(self, error: Exception) -> None:
         """No thread can be started: fail the tasks that relied on one, since nobody is left to begin them.
@@ -330,7 +356,7 @@ class Registry:
         """Accept no more tasks, and let workers go when those accepted have been begun. Takes no lock."""
         if self.close_reason is None:
             self.close_reason = reason
-        self.idle.wake_all()
+        self.idle.wake_to_leave()
         if self.permits is not None:
             self.permits.wake_all()
 

@@ -1,4 +1,4 @@
-"""A thread that is to become a worker: it may be abandoned before its first step, and waited for until its last."""
+"""A thread that becomes a worker, and is started by one call in C."""
 
 from __future__ import annotations
 
@@ -6,78 +6,99 @@ import _thread
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import Context
+from functools import partial
+from types import FunctionType
+from typing import Any
 
-from ._current import sleep_until
-from ._parker import Parker
+from ._interrupts import in_new_thread
+
+POLLS = 100  # before a thread that ends is given more time between two looks
 
 
 class PoolThread:
     """Owns one `threading.Thread`, and the question whether it ever becomes a worker. Strictly private.
 
-    The interpreter does not wait for a `daemon`.
-
-    `_start_claim`
+    `start_claim`
         a list with one item, guarded by its own lock. The thread takes the item as its first step, and works; or
-        `abandon` takes it, and the thread ends at once, if it ever starts. Whoever comes first decides.
+        whoever finds that it will never come takes it. Whoever comes first decides.
     `index`
         the number in the thread's name; -1 until it has one. Guarded by the lock of the pool's workers.
-    `ended`, `abandoned`
-        once set they stay set; written by whoever took the item of `_start_claim`, `abandoned` before `ended`.
-    `_watchers`
-        who waits for `ended`. Guarded by the list's own lock.
+    `limbo`
+        where `threading` has the threads that are to start. The new thread takes itself out.
+    `ended`
+        once set it stays set; written by whoever took the item of `start_claim`.
 
-    Nobody misses the end: who waits enters `_watchers`, then looks at `ended`; the thread sets `ended`, then looks
-    through `_watchers`. Who waits for it is woken by `_say_ended`, which `abandon` calls too, or by its timeout.
+    To start a thread is one call in C, for which nobody waits. `Thread.start` would wait for the new thread, on an
+    `Event` whose lock Ctrl-C can leave held; here Ctrl-C finds the thread started, or not. The new thread does what is
+    left of `Thread.start`, and makes itself known to `threading`. Where a tool has replaced `Thread.start`, or a later
+    Python has none of the private names that this takes, a thread in between calls `Thread.start`.
+
+    Nobody waits in here. Who waits for a thread's end waits in `Workers`, for `_has_ended`.
     """
 
     def __init__(self, name: str, daemon: bool) -> None:
         self._name = name
         self.index: int = -1
-        self.thread: threading.Thread = _new_thread(self._live, daemon)
-        self._start_claim: list[None] = [None]
+        self.thread: threading.Thread = _new_thread(self._live, name, daemon)
+        self.start_claim: list[None] = [None]
+        self.limbo: dict[threading.Thread, threading.Thread] = {}
         self.ended: bool = False
-        self.abandoned: bool = False
-        self._watchers: list[Parker] = []
 
-    def take_index(self, index: int) -> None:
-        """With the lock of the pool's workers held, before the thread starts."""
-        self.index = index
-        self.thread.name = f"{self._name}_{index}"
+    def starts(self) -> Iterator[object]:
+        """What starts the thread as it makes its first item: one call in C. To be dropped after that."""
+        thread: Any = self.thread
+        if not _can_bootstrap():
+            start = partial(_thread.start_new_thread, _Beginning(self, by_threading=True), ())
+        elif sys.version_info >= (3, 13):
+            self.limbo = threading._limbo  # type: ignore[attr-defined]
+            start = partial(
+                threading._start_joinable_thread,  # type: ignore[attr-defined]
+                _Beginning(self),
+                handle=thread._handle,
+                daemon=thread._daemonic,
+            )
+        else:
+            self.limbo = threading._limbo  # type: ignore[attr-defined]
+            start = partial(threading._start_new_thread, _Beginning(self), ())  # type: ignore[attr-defined]
+        return iter(start, self)
 
-    def start(self) -> None:
-        """Start the thread, or raise; it may have started all the same, see `abandon`."""
-        self.thread.start()
-
-    def abandon(self) -> bool:
-        """True when the thread will never be a worker: it did not start, or has not come as far as its first step."""
-        try:
-            del self._start_claim[0]
-        except IndexError:
-            return False
-        self.abandoned = True
-        self._say_ended()
-        return True
-
-    def wait_ended(self, timeout: float | None) -> bool:
-        """Wait until this worker has ended; False when `timeout` seconds passed before."""
-        parker = Parker()
-        self._watchers.append(parker)
-        try:
-            return sleep_until(lambda: self.ended, parker, timeout)
-        finally:
-            self._watchers.remove(parker)
+    def join_started(self, timeout: float | None) -> None:
+        """Wait until the thread is gone, or `timeout` seconds have passed; or return at once."""
+        thread: Any = self.thread
+        if sys.version_info >= (3, 13) and self.limbo:
+            thread._handle.join(timeout if timeout is None else max(timeout, 0))
 
     def join_thread(self) -> None:
-        """After `wait_ended`: the thread has a few instructions left."""
-        if not self.abandoned:
+        """After `ended`: the thread has a few instructions left.
+
+        Up to Python 3.12 `Thread.join` is Python code that takes a lock, which two Ctrl-Cs can leave held, and every
+        later join, and the exit of the interpreter, waits for it. To look whether it is held leaves nothing.
+        """
+        if self.start_claim or self.thread.ident is None:
+            return  # it never came
+        if sys.version_info >= (3, 13):
             self.thread.join()
+            return
+        lock = self.thread._tstate_lock  # type: ignore[attr-defined]
+        polls = 0
+        while lock is not None and lock.locked():
+            polls += 1
+            time.sleep(0 if polls < POLLS else 0.001)  # it may have thread-locals to drop, with destructors
+
+    def begin(self, *, by_threading: bool) -> None:
+        """In the new thread, or in the one in between."""
+        self.thread.name = f"{self._name}_{self.index}"
+        if by_threading:
+            self.thread.start()
+        else:
+            self.thread._bootstrap()  # type: ignore[attr-defined]
 
     def _live(self) -> None:
         """The thread's target."""
         try:
-            del self._start_claim[0]
+            del self.start_claim[0]
         except IndexError:
             return
         try:
@@ -93,65 +114,67 @@ class PoolThread:
             except BaseException:  # thrown into this thread: another one says it
                 _thread.start_new_thread(self._say_ended, ())
 
+    def _say_ended(self) -> None:
+        self.ended = True
+        self._has_ended()
+
     def _run_worker(self) -> None:
         """All that the worker does. Called again when it was cut off before its first step."""
         raise NotImplementedError
 
-    def _say_ended(self) -> None:
-        self.ended = True
-        for parker in list(self._watchers):  # who is not in it yet will see `ended`
-            parker.wake()
+    def _has_ended(self) -> None:
+        """Tell who waits for that. May be called again."""
+        raise NotImplementedError
+
+    def never_came(self, error: Exception | None) -> None:
+        """The thread will never be a worker, because of `error` if that is known. Nothing happens if it is one."""
+        raise NotImplementedError
 
 
-def _new_thread(target: Callable[[], None], daemon: bool) -> threading.Thread:
-    if sys.version_info >= (3, 14):
-        # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
-        return threading.Thread(target=target, daemon=daemon, context=Context())
-    return threading.Thread(target=target, daemon=daemon)
-
-
-class WakeAtEnd:
-    """An argument of a thread's function: wakes `parker` when that has ended, also if it could not begin.
+class _Beginning:
+    """What a new thread calls. Tells when that ends without having become a worker, or without having begun.
 
     On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
-    instruction.
+    instruction. Then nobody but this object's destructor is left to tell.
     """
 
-    parker: Parker | None = None  # also when what is thrown comes before the next line
+    __slots__ = ("_by_threading", "_worker")
 
-    def __init__(self, parker: Parker | None) -> None:
-        self.parker = parker
+    def __init__(self, worker: PoolThread, *, by_threading: bool = False) -> None:
+        self._worker: PoolThread | None = worker
+        self._by_threading = by_threading
+
+    def __call__(self) -> None:
+        worker = self._worker
+        assert worker is not None
+        try:
+            worker.begin(by_threading=self._by_threading)
+            if self._by_threading:
+                self._worker = None  # from here on it is up to that thread
+        except Exception as exc:  # no memory, say
+            worker.never_came(exc)
 
     def __del__(self) -> None:
-        if self.parker is not None:
-            self.parker.wake()
+        worker = self._worker
+        if worker is not None and worker.index >= 0 and worker.start_claim:
+            try:
+                _thread.start_new_thread(in_new_thread, (worker.never_came, None))
+            except RuntimeError:  # there is no thread to be had
+                worker.never_came(None)
 
 
-def in_main_thread() -> bool:
-    """Not by the current thread's object, which `threading` would make for one that it does not know."""
-    return threading.get_ident() == threading.main_thread().ident
+def _new_thread(target: Callable[[], None], name: str, daemon: bool) -> threading.Thread:
+    if sys.version_info >= (3, 14):
+        # Free-threaded builds would start it in a copy of the creator's context, and keep that alive.
+        return threading.Thread(target=target, name=name, daemon=daemon, context=Context())
+    return threading.Thread(target=target, name=name, daemon=daemon)
 
 
-def join_threads(workers: Sequence[PoolThread]) -> None:
-    """Until the threads of `workers`, which have ended, are gone: a few instructions more.
-
-    Up to Python 3.12 `Thread.join` is Python code. Two Ctrl-Cs in there can leave a lock held that every later join,
-    and the exit of the interpreter, waits for. So another thread looks for the main one.
-    """
-    if sys.version_info < (3, 13) and in_main_thread():
-        parker = Parker()
-        try:
-            _thread.start_new_thread(_until_gone, (workers, parker))
-        except RuntimeError:  # the interpreter exits, or there is no thread to be had
-            _until_gone(workers, parker)
-        parker.park()
-    else:
-        for worker in workers:
-            worker.join_thread()
+_START = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+_HAS_PARTS = hasattr(threading, "_limbo") and hasattr(threading, _START) and hasattr(threading.Thread, "_bootstrap")
 
 
-def _until_gone(workers: Sequence[PoolThread], parker: Parker) -> None:
-    for worker in workers:
-        while worker.thread.is_alive():  # `join` would have `threading` know this thread, and never forget it
-            time.sleep(0)
-    parker.wake()
+def _can_bootstrap() -> bool:
+    """Whether threads may be started by the parts of `Thread.start`: it is Python's own, and has these parts."""
+    start = threading.Thread.start
+    return _HAS_PARTS and type(start) is FunctionType and start.__globals__ is vars(threading)

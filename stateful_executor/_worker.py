@@ -49,6 +49,8 @@ class Worker(Runner):
 
     def _work(self) -> None:
         current.worker = self
+        if self in self.registry.workers.coming:
+            self.registry.start_next(self)
         leaving = self._failed and self._recover()
         while not leaving:
             if self._startup.run():
@@ -71,6 +73,7 @@ class Worker(Runner):
 
     def _serve(self) -> None:
         """Run tasks until there will be none, or have been none for `idle_timeout` seconds, or it is one too many."""
+        self.registry.workers.serves(self)
         self.registry.run_queue.update_high_water()
         while (ran := self.run()) or self._park():
             if self.has_mail:
@@ -141,8 +144,20 @@ class Worker(Runner):
             self.dead = True
             self.inbox.extend(())  # locks it, see `Mailbox`
             self._answer()
+            self.registry.workers.serves(self)
         current.worker = None
         self._over = True
+
+    def _has_ended(self) -> None:
+        """As `PoolThread` has it."""
+        registry = self.registry
+        if registry.close_reason is not None:
+            registry.idle.wake_next()
+        registry.workers.has_ended(self)
+
+    def never_came(self, error: Exception | None) -> None:
+        """As `PoolThread` has it."""
+        self.registry.never_came(self, error)
 
 
 def _say_failed(name: str, error: BaseException) -> None:

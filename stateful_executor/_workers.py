@@ -5,21 +5,23 @@ from __future__ import annotations
 import _thread
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 from typing import Any, Protocol
 
-from ._current import current
+from ._current import current, sleep_until
 from ._future import Future
-from ._interpreter import in_subinterpreter
 from ._interrupts import locked
 from ._naming import name_of
 from ._parker import Deadline, Parker
 from ._runqueue import RunQueue
-from ._stats import ONE, Counts
+from ._stats import Counts
 from ._task import Task
-from ._thread import PoolThread, WakeAtEnd, in_main_thread, join_threads
+from ._thread import PoolThread
+
+NUMBERS_AT_ONCE = 64
+LONG_ENOUGH = 1.0  # seconds for workers to come
+PACED = not (3, 12) <= sys.version_info < (3, 12, 2)  # these start no thread when the interpreter exits
 
 
 class PoolWorker(PoolThread):
@@ -61,36 +63,42 @@ class PoolState(Protocol):
     def no_worker(self, error: Exception) -> None:
         """A worker could not be started, because of `error`; there may be none."""
 
-    def did_not_start(self) -> None:
-        """A worker that was counted has left before it started."""
-
 
 class Workers:
     """Owns the list of a pool's workers. Strictly private.
 
     `live`
         the workers that count as the pool's, from before their start until after their teardown.
+    `coming`, `arriving`, `unended`
+        those that were started and have not looked whether to start the next; that do not take tasks yet; whose
+        threads have not ended. Entered with `live`, each leaves by itself. Guarded by their own locks as well.
     `retired`
         those that have left while the pool goes on, and whose threads may not have ended yet.
-    `free_indices`, `_next_index`
-        numbers of workers that have left; and those that no worker has had.
-    `max_workers`, `too_many`
-        how many there may be; and whether more than that stay (are live and not leaving), since `resize`. False only
-        when that is not so.
-    `can_grow`
-        false when `live` is full, or the pool is closed.
     `gone`
         those in `live` that have left a pool that is closed.
+    `free_indices`, `_numbered`
+        numbers that no worker has, the lowest last; and the first that has not been among them yet.
+    `max_workers`, `room`
+        how many there may be; and how many more, less than none for a while after `resize`.
+    `too_many`
+        whether more than that stay (are live and not leaving), since `resize`. False only when that is not so.
+    `can_grow`
+        whether a submit that finds nobody idle starts a worker. False when there is no room, the pool is closed, or one
+        that was started will look at the tasks.
     `initialized_once`, `breakage`
         whether the pool's own initializer has ever succeeded; and what tasks get since it failed before that.
     `retired_counts`
         what the retired ones had counted.
+    `_watchers`
+        who waits until nobody is in `coming`, or in `unended`. Guarded by its own lock.
 
-    All of these are written with `lock` held, which is never held while user code runs or anything blocks. `can_grow`
-    and `too_many` are read without it. No task is stranded, and nobody too many sleeps on:
+    But for what is said of some, these are written with `lock` held, which is never held while user code runs or
+    anything blocks. `can_grow`, `room` and `too_many` are read without it. No task is stranded, and nobody too many
+    sleeps on:
 
         who              publishes              meets at (locks)    then looks at
         submit           appends the task       `RunQueue.tail`     `can_grow`
+        worker that came sets `can_grow`        `RunQueue.tail`     the tasks
         retiring worker  sets `can_grow`        `RunQueue.tail`     the tasks
         resize, up       sets `can_grow`        `RunQueue.tail`     the tasks
         resize, down     sets `too_many`        `Mailbox.inbox`     `Idle.workers`
@@ -101,15 +109,22 @@ class Workers:
     it. `max_workers` others stay then, each of which serves, or sees to the tasks when it retires in turn. While those
     who are leaving fill `live`, nobody starts; the last of them finds room for itself, and stays if there are tasks.
 
-    Who waits in `join` is woken by each worker as it ends, by one whose start failed as well; else by its timeout, or
-    Ctrl-C. Who waits in `grow` is woken by the thread that starts the worker, whether that succeeds or not.
+    A submitter starts one worker and goes on. That one starts the next while there are more tasks than workers on their
+    way, also in a pool that is closed meanwhile. One whose thread ends before it comes is missed by `never_came`.
+
+    Who waits in `_watch` is woken by the last worker that comes, or ends; else by the timeout, or Ctrl-C. A worker that
+    can't start is never seen by who looks with the lock held.
     """
 
     def __init__(self, max_workers: int, run_queue: RunQueue, pool: PoolState) -> None:
         self.max_workers = max_workers
+        self.room = max_workers
         self.new_worker: Callable[[], PoolWorker]  # given by the pool
         self.lock = _thread.RLock()  # re-entrant: a collection that starts in it may run a submit
         self.live: dict[PoolWorker, None] = {}
+        self.coming: dict[PoolWorker, None] = {}
+        self.arriving: dict[PoolWorker, None] = {}
+        self.unended: dict[PoolWorker, None] = {}
         self.retired: dict[PoolWorker, None] = {}
         self.gone: dict[PoolWorker, None] = {}
         self.free_indices: list[int] = []
@@ -118,120 +133,107 @@ class Workers:
         self.initialized_once = False
         self.breakage: Callable[[], Exception] | None = None
         self.retired_counts: Counts = Counts()
-        self._next_index: count[int] = count()
+        self._numbered: int = 0
+        self._watchers: dict[Parker, dict[PoolWorker, None]] = {}
         self._run_queue = run_queue
         self._pool = pool
 
     # Starting
 
-    def grow(self) -> Exception | None:
-        """Start a worker. Returns why none can be started, when there is none.
+    def grow(self, *, late: bool = False) -> Exception | None:
+        """Start a worker, if there may be one more. Returns why none can be started, when there is none.
 
-        Does not raise that: what a signal's handler raises in the main thread meanwhile is to be told from it.
-
-        Signals are for the main thread, and exceptions are thrown into workers, so there another thread does it: what
-        they leave half done would have to be undone, and that can be interrupted as well. `Thread.start` alone waits
-        for the new thread on an `Event`, whose lock Ctrl-C can leave held. Then the new thread never gets past its
-        start, nor the interpreter past its exit.
+        Does not raise that: what a signal's handler raises in the main thread meanwhile is to be told from it. Does not
+        wait for the new thread. `late`: also in a closed pool, for tasks that it has accepted.
         """
         if sys.is_finalizing():
             return None  # a thread that starts now never comes to anything, and Python 3.11 does not say so
-        if in_subinterpreter or not (in_main_thread() or current.worker is not None):
-            try:
-                self._start_worker()
-            except Exception as exc:
-                return exc
+        worker = self.new_worker()
+        error = locked(self.lock, partial(self._start, worker, worker.starts(), late))
+        # When no more threads are to be had, or no memory for one, those that are there will do.
+        return None if error is None or self._has_live_workers() else error
+
+    def _start(self, worker: PoolWorker, starts: Iterator[object], late: bool) -> Exception | None:
+        """With `lock` held, so that nobody else sees a worker that does not start. Returns why it does not."""
+        while not self.free_indices:
+            self._number()
+        # No call from here to the start, so that no signal's handler and no collection comes in between: both could
+        # lead here again, or wait for the worker that this is about to start.
+        if self.room <= 0 or (self._pool.close_reason is not None and not late):
+            self.can_grow = False
             return None
-        errors: list[BaseException] = []
-        interrupted: list[None] = []
-        over: list[None] = []
-        # A collection that starts in the middle of what this thread does with the lock may have led here.
-        parker = None if self.lock._is_owned() else Parker()  # type: ignore[attr-defined]  # `Condition` uses it, too
-        args = errors, interrupted, over, parker, None if current.worker is None else WakeAtEnd(parker)
-        starts = map(_thread.start_new_thread, (self._start_worker_for,), (args,))
+        worker.index = self.free_indices[-1]
+        del self.free_indices[-1]
+        self.room -= 1
+        self.live[worker] = None
+        self.unended[worker] = None
+        self.coming[worker] = None
+        self.arriving[worker] = None
+        self.can_grow = self.room > 0 and not PACED
+        worker.limbo[worker.thread] = worker.thread
         try:
+            for _ in starts:  # no call stands here, after which a handler's own error could come
+                break
+        except Exception as exc:
+            self.room += 1
+            self.free_indices += (worker.index,)
+            worker.index = -1
+            del self.live[worker], self.unended[worker], self.coming[worker], self.arriving[worker]
+            del worker.limbo[worker.thread]
+            self._look_for_room()
+            return exc
+        return None
+
+    def _number(self) -> None:
+        """Make more numbers for workers, the lowest last."""
+        after = self._numbered + NUMBERS_AT_ONCE
+        self.free_indices += range(after - 1, self._numbered - 1, -1)
+        self._numbered = after
+
+    def look_again(self) -> None:
+        """A worker has come, and looks at the tasks next: submits rely on it no more to start another one."""
+        locked(self.lock, self._look_for_room)
+
+    def has_come(self, worker: PoolWorker) -> None:
+        """`worker` is there, and has started the next one if that is due. May be called again."""
+        self.coming.pop(worker, None)
+        self._wake_watchers()
+
+    def serves(self, worker: PoolWorker) -> None:
+        """`worker` takes tasks from now on, or never will. May be called again."""
+        self.arriving.pop(worker, None)
+
+    def never_came(self, worker: PoolWorker) -> bool:
+        """The thread of `worker` has ended, or was never started, before that was a worker. False when it is one."""
+
+        def take_out() -> bool:
             try:
-                for _ in starts:  # no call stands here, after which a handler's own error could come
-                    break
-            except Exception as exc:
-                return None if self._has_live_workers() else exc
-            del args, starts  # they would keep what wakes this thread
-            if parker is not None:
-                parker.park()
-        except BaseException:  # `notify_if_work_pending` comes next, and starts one if this start has failed by then
-            interrupted += ONE
-            raise
-        if parker is not None and not over:  # what was meant for this thread has hit the other one, see `WakeAtEnd`
-            return self.grow()
-        return _exception(errors.pop()) if errors else None
+                del worker.start_claim[0]
+            except IndexError:
+                return False
+            self.room += 1
+            self.free_indices += (worker.index,)
+            worker.ended = True
+            del self.live[worker], self.unended[worker], self.coming[worker], self.arriving[worker]
+            worker.limbo.pop(worker.thread, None)
+            self._look_for_room()
+            return True
 
-    def _start_worker_for(
-        self,
-        errors: list[BaseException],
-        interrupted: list[None],
-        over: list[None],
-        parker: Parker | None,
-        _: object,
-    ) -> None:
-        """In a thread of its own, for one that waits on `parker` unless it is `interrupted`."""
-        try:
-            self._start_worker()
-        except BaseException as exc:
-            if parker is not None and not interrupted:
-                errors.append(exc)
-            elif isinstance(exc, Exception):
-                self._pool.no_worker(exc)
-        finally:
-            over += ONE
-            if parker is not None:
-                parker.wake()
-
-    def _start_worker(self) -> None:
-        worker = None
-        try:
-            worker = self.new_worker()
-            with self.lock:
-                self.live[worker] = None  # before they are counted: a re-entrant call counts it, too
-                if starts := len(self.live) <= self.max_workers and not self._closed():
-                    worker.take_index(self._free_index())
-                else:
-                    del self.live[worker]
-                    self.can_grow = False
-            if starts:
-                worker.start()
-            else:
-                self._pool.did_not_start()  # it was counted for a moment
-        except BaseException as exc:
-            if worker is not None:
-                if not worker.abandon():
-                    raise  # it has started all the same
-                self.leave(worker)
-                worker.drop_broadcasts()
-                self._pool.did_not_start()
-            if not isinstance(exc, Exception) or not self._has_live_workers():
-                raise
-            # No more threads to be had, or no memory for one: those that are there will do.
-
-    def _free_index(self) -> int:
-        if not self.free_indices:
-            return next(self._next_index)
-        index = min(self.free_indices)
-        self.free_indices.remove(index)
-        return index
+        return locked(self.lock, take_out)
 
     def _has_live_workers(self) -> bool:
-        return any(worker.thread.is_alive() for worker in list(self.live) if worker not in self.gone)
+        return any(not worker.ended for worker in list(self.live) if worker not in self.gone)
 
     def _closed(self) -> bool:
         return self._pool.close_reason is not None
 
     def serving(self) -> int:
         """How many run tasks, or are about to."""
-        return len(self.live) - len(self.gone)
+        return locked(self.lock, lambda: len(self.live) - len(self.gone))
 
     def has_room(self) -> bool:
         """Whether one may be started."""
-        return self.can_grow and len(self.live) < self.max_workers
+        return self.room > 0 and not self._closed()
 
     def is_empty(self) -> bool:
         """Whether there is no worker."""
@@ -254,15 +256,6 @@ class Workers:
 
         return locked(self.lock, enter)
 
-    def leave(self, worker: PoolWorker) -> None:
-        """`worker` is none of the pool's any more."""
-        with self.lock:
-            if worker in self.live:
-                del self.live[worker]
-                self._look_for_room()  # first: after Ctrl-C in the next line only a number is lost
-                if worker.index >= 0:
-                    self.free_indices.append(worker.index)
-
     def retire(self, worker: PoolWorker) -> bool:
         """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
         if not locked(self.lock, partial(self._try_retire, worker)):
@@ -276,15 +269,18 @@ class Workers:
         """With `lock` held. May be cut off, and begun again."""
         if worker in self.retired:
             return True
-        self.gone.pop(worker, None)
-        self.live.pop(worker, None)
-        self._look_for_room()  # before the look at the tasks
-        if self._run_queue.has_entries() and self._run_queue.pending():
-            self.live[worker] = None  # before they are counted, as in `_start_worker`
-            if self.serving() <= self.max_workers:
-                worker.leaving = False
-                return False
+        if worker in self.gone:
+            del self.gone[worker]
+            self.room -= 1
+        if worker in self.live:
             del self.live[worker]
+            self.room += 1
+        self._look_for_room()  # before the look at the tasks
+        if self._run_queue.has_entries() and self._run_queue.pending() and self.room > 0:
+            self.live[worker] = None
+            self.room -= 1
+            worker.leaving = False
+            return False
         if self._closed():
             self.live[worker] = None  # of a pool that was shut down they are all to be seen
             self.gone[worker] = None
@@ -296,10 +292,11 @@ class Workers:
         self.retired_counts = counts  # one step, from here on
         self.free_indices += (worker.index,)
         self.retired[worker] = None
+        self.free_indices.sort(reverse=True)
         return True
 
     def _look_for_room(self) -> None:
-        self.can_grow = len(self.live) < self.max_workers and not self._closed()
+        self.can_grow = self.room > 0 and not self._closed()
 
     # Resizing
 
@@ -307,6 +304,7 @@ class Workers:
         """Let there be `max_workers` workers; `fit` is to be called next."""
 
         def change() -> None:
+            self.room += max_workers - self.max_workers
             self.max_workers = max_workers
 
         locked(self.lock, change)
@@ -334,20 +332,55 @@ class Workers:
 
     # Joining
 
+    def has_ended(self, worker: PoolWorker) -> None:
+        """The last step of `worker`. May be called again."""
+        self.unended.pop(worker, None)
+        self._wake_watchers()
+
     def join(self, timeout: float | None = None) -> bool:
         """After the pool was closed: wait until every worker has ended; False when `timeout` seconds passed before."""
-        if sys.is_finalizing():
+        if sys.is_finalizing() or self._in_step():
             return True  # none that is left will; and one that was stopped for good may have had the lock
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
-        workers = locked(self.lock, lambda: [*self.live, *self.retired])
-        for worker in workers:
-            if self._pool.forked:
-                return True
-            if not worker.wait_ended(deadline.left()):
-                return False
-        join_threads(workers)
+        last = locked(self.lock, lambda: list(self.unended))
+        if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
+            last[0].join_started(deadline.left())
+        if not self._watch(self.unended, deadline):
+            return False
+        if not self._pool.forked:
+            for worker in locked(self.lock, lambda: [*self.live, *self.retired]):
+                worker.join_thread()
         return True
+
+    def settle(self) -> None:
+        """Wait until those that were started are there, and have started others: for who looks how many there are.
+
+        Not for long: a collection may run a finalizer in a worker that comes.
+        """
+        if self.coming and not self._in_step() and current.worker not in self.coming:
+            self._watch(self.coming, Deadline(LONG_ENOUGH))
+
+    def _in_step(self) -> bool:
+        """Whether a collection in the midst of what this thread does with the lock led here: nobody could go on."""
+        return self.lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # `Condition` uses it, too
+
+    def _watch(self, awaited: dict[PoolWorker, None], deadline: Deadline) -> bool:
+        """Sleep until there is nobody in `awaited`; False when the time was up before."""
+        parker = Parker()
+        self._watchers[parker] = awaited
+        try:
+            # With the lock, see `_start`.
+            return sleep_until(
+                lambda: self._pool.forked or locked(self.lock, lambda: not awaited), parker, deadline.left()
+            )
+        finally:
+            del self._watchers[parker]
+
+    def _wake_watchers(self) -> None:
+        for parker, awaited in list(self._watchers.items()):
+            if not awaited:
+                parker.wake()
 
     def still_running(self) -> str:
         """The workers that have not ended, and what they run, for a person."""
@@ -361,10 +394,5 @@ class Workers:
         """In the child, into which no worker came along."""
         self.lock = _thread.RLock()
         self.can_grow = False
-
-
-def _exception(error: BaseException) -> Exception:
-    """`error`, or raise it if it is no reason why a worker can't be started."""
-    if not isinstance(error, Exception):
-        raise error
-    return error
+        self.unended.clear()
+        self.coming.clear()

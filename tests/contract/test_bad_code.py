@@ -25,7 +25,8 @@ from typing import Any, Self
 
 import pytest
 from child import run_well
-from inside import Worker, hook, inside
+from inside import hook, inside
+from starts import Shortage
 from threads import PATIENCE, until
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -1241,33 +1242,6 @@ def test_no_stack_left(entry_point: str, workers: str, watch: Watch) -> None:
 # Threads that can't be started
 
 
-class Shortage:
-    """Some of the pools' threads don't start: those whose number `fails` says so, counted from 1."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException) -> None:
-        self.number = 0
-        self.fails: Callable[[int], bool] = lambda number: True
-        self.first: Callable[[], object] = int  # before the first one fails
-        target, name = {
-            "Thread.start": (threading.Thread, "start"),
-            "Worker.start": hook("Workers.start_new_thread"),
-            "new_worker": hook("PoolThread.new_thread"),
-        }[where]
-        start = getattr(target, name)
-
-        def rationed(*args: Any) -> Any:
-            if where == "Thread.start" and not isinstance(getattr(args[0]._target, "__self__", None), Worker):
-                return start(*args)
-            self.number += 1
-            if self.fails(self.number):
-                first, self.first = self.first, int
-                first()
-                raise type(error)(*error.args)
-            return start(*args)
-
-        monkeypatch.setattr(target, name, rationed)
-
-
 class Attempts:
     """Tasks submitted through one of the entry points."""
 
@@ -1346,7 +1320,7 @@ SHORTAGES = [RuntimeError("can't start new thread"), MemoryError(), OSError("no 
 
 @pytest.mark.parametrize("entry_point", ATTEMPTS)
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("where", ["Thread.start", "Worker.start", "new_worker"])
+@pytest.mark.parametrize("where", ["start", "new_worker", "Thread.start"])
 def test_unstartable_threads(
     where: str, plan: str, entry_point: str, watch: Watch, monkeypatch: pytest.MonkeyPatch, nervous: None
 ) -> None:
@@ -1361,15 +1335,16 @@ def test_unstartable_threads(
             attempts = Attempts(pool, (type(error),))
             getattr(attempts, entry_point)()
             for future in attempts.accepted:
-                # One that relied on a worker whose start failed, as another thread's submit found out.
+                # One that relied on a worker whose start failed, as another thread found out.
                 lost = trial.ended(future)
-                assert lost is None or (entry_point == "threads" and isinstance(lost.__cause__, type(error)))
+                relied = where == "Thread.start" or entry_point == "threads"
+                assert lost is None or (relied and isinstance(lost.__cause__, type(error)))
             # With several threads another one's worker may be there before the first start fails, and then serves all.
-            others = where == "Worker.start" or (entry_point == "threads" and plan != "all")
+            others = where == "Thread.start" or (entry_point == "threads" and plan != "all")
             assert attempts.refused or not PLANS[plan](1) or others
-            if plan in {"2nd", "every other", "from the 2nd on"} and entry_point != "threads":
+            if plan in {"2nd", "every other", "from the 2nd on"} and entry_point != "threads" and where == "start":
                 assert attempts.refused == 0
-            if plan == "all" and where != "Worker.start":
+            if plan == "all":
                 assert not any(trial.ended(future) is None for future in attempts.accepted)
                 assert trial.made == []
         everyone = threading.Barrier(3)
@@ -1405,7 +1380,7 @@ def test_a_task_that_relies_on_a_worker_that_does_not_start(
         until(lambda: len(others) == MAX_BACKLOG - 1)
         until(lambda: entry_point != "blocked" or inside(trial.pool).waiters)
 
-    shortage = Shortage(monkeypatch, "Thread.start", RuntimeError("can't start new thread"))
+    shortage = Shortage(monkeypatch, "start")
     shortage.first = meanwhile
     shortage.fails = (lambda number: number == 1) if again else (lambda number: True)
     with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -1428,7 +1403,7 @@ def test_no_thread_after_retirement(watch: Watch, monkeypatch: pytest.MonkeyPatc
         trial.fine(trial.pool.submit(int))
         until(lambda: not trial.pool._threads)
         with monkeypatch.context() as patch:
-            Shortage(patch, "Thread.start", error)
+            Shortage(patch, "start", error)
             with pytest.raises(type(error)):
                 trial.pool.submit(int)
     trial.finish()

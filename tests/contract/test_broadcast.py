@@ -14,8 +14,9 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 import pytest
-from inside import Worker, hook, inside
+from inside import Worker, inside
 from stages import OnFirstEntry
+from starts import before_start
 from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -146,66 +147,26 @@ class TestOnceEach:
         assert len(futures) == 2
         assert log == ["started", "call", "state"]
 
-    def test_one_that_is_about_to_start(self) -> None:
-        """A worker that has no index yet, since it is just being entered, is in its place all the same."""
+    @pytest.mark.parametrize("starts", [True, False])
+    def test_one_that_is_about_to_start(self, starts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes its part, or none; when its thread can't be started no part of it waits for ever."""
         with Held(1, spare=1) as held:
-            registry = inside(held.pool)
-            handing = threading.Event()
             results: list[list[Any]] = []
             thread = threading.Thread(target=lambda: results.append(held.pool.broadcast(where)))
-            make_worker, (owner, name) = registry.new_worker, hook("Worker.take_broadcast")
-            hand_to = getattr(owner, name)
 
-            def hand(worker: Worker, task: Any) -> bool:
-                handing.set()
-                return hand_to(worker, task)
-
-            def new_worker() -> Worker:
-                worker = make_worker()
-                take_index = inside(worker).take_index
-
-                def take(index: int) -> None:
-                    thread.start()
-                    handing.wait(0.05)  # not longer: broadcast may well wait for the lock held here
-                    take_index(index)
-
-                inside(worker).take_index = take
-                return worker
-
-            registry.new_worker = new_worker
-            setattr(owner, name, hand)
-            held.pool.submit(int).result(10)
-            thread.join()
-            setattr(owner, name, hand_to)
-            held.go_on.set()
-            reached = [future.result(10) for future in results[0]]
-            assert reached in (names([0]), names([0, 1]))
-
-    def test_a_thread_that_cannot_be_started(self) -> None:
-        """A worker that is entered, and then its thread can't be started, leaves no call waiting for ever."""
-        with Held(1, spare=1) as held:
-            registry = inside(held.pool)
-            futures: list[Any] = []
-            make_worker = registry.new_worker
-
-            def new_worker() -> Worker:
-                worker = make_worker()
-
-                def start() -> None:
-                    run_in_thread(lambda: futures.extend(held.pool.broadcast(where)))
+            def meanwhile(_: Worker) -> None:
+                thread.start()
+                if not starts:
                     raise RuntimeError("can't start new thread")
 
-                inside(worker).start = start
-                return worker
-
-            registry.new_worker = new_worker
-            task = held.pool.submit(where)
+            with monkeypatch.context() as patch:
+                before_start(meanwhile, patch)
+                task = held.pool.submit(where)
+            thread.join(10)
             held.go_on.set()
-            assert task.result(10) == "w_0"
-            assert futures[0].result(10) == "w_0"
-            done = wait(futures, 5).done
-            assert len(done) == len(futures)
-            assert all(future.cancelled() or future.exception() for future in futures[1:])
+            assert task.result(10) in names([0, 1])
+            reached = [future.result(10) for future in results[0]]
+            assert reached in (names([0]), names([0, 1])[: 1 + starts])
 
     def test_discarded_states_are_made_anew(self) -> None:
         """`discard_all`, then broadcast: each worker makes another one for the call."""

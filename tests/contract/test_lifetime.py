@@ -12,8 +12,9 @@ from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
-from inside import hook, inside, place
+from inside import inside, place
 from kept import Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline
+from starts import Shortage
 from threads import PATIENCE, beside, until
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
@@ -607,37 +608,19 @@ def test_breakage_wakes_blocked_submits() -> None:
 # Threads that can't be started
 
 
-class Shortage:
-    """No more than `left` threads can be started."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-        self.left = 0
-        target, name = {"Thread.start": (threading.Thread, "start"), "at once": hook("Workers.start_new_thread")}[where]
-        start = getattr(target, name)
-
-        def rationed(*args: Any) -> Any:
-            if self.left == 0:
-                raise RuntimeError("can't start new thread")
-            self.left -= 1
-            return start(*args)
-
-        monkeypatch.setattr(target, name, rationed)
-
-
-@pytest.mark.parametrize("where", ["Thread.start", "at once"])
 @pytest.mark.parametrize("backlog", [None, 1])
-def test_the_first_thread_cannot_be_started(where: str, backlog: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_thread_cannot_be_started(backlog: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The submit raises, and leaves no trace: its place is free, and the next one works when threads can start."""
     states = States()
     with monkeypatch.context() as patch, states.pool(2, max_backlog=backlog) as pool:
-        shortage = Shortage(patch, where)
+        shortage = Shortage(patch, "start")
         done: list[int] = []
         for _ in range(3):
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 pool.submit(done.append, 1)
         assert pool._work_queue.qsize() == 0
         assert not pool._threads
-        shortage.left = -1
+        shortage.fails = lambda number: False
         assert pool.submit(len, "abc").result(PATIENCE) == 3
         assert [thread.name.rpartition("_")[2] for thread in threads_of(pool)] == ["0"]
     assert done == []
@@ -645,18 +628,17 @@ def test_the_first_thread_cannot_be_started(where: str, backlog: int | None, mon
     assert states.all_gone()
 
 
-@pytest.mark.parametrize("where", ["Thread.start", "at once"])
-def test_the_next_thread_cannot_be_started(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_thread_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The submit succeeds, since there is a worker to run the task sooner or later; more start when they can."""
     states = States()
     with monkeypatch.context() as patch, states.pool(3) as pool:
-        shortage = Shortage(patch, where)
-        shortage.left = 1
+        shortage = Shortage(patch, "start")
+        shortage.fails = lambda number: number > 1
         with Blocked(pool):
             futures = [pool.submit(int) for _ in range(3)]
             assert len(pool._threads) == 1
             assert not any(future.done() for future in futures)
-            shortage.left = -1
+            shortage.fails = lambda number: False
             assert pool.submit(len, "abc").result(PATIENCE) == 3
             assert len(pool._threads) == 2
         assert [future.result(PATIENCE) for future in futures] == [0] * 3
@@ -667,10 +649,10 @@ def test_the_next_thread_cannot_be_started(where: str, monkeypatch: pytest.Monke
 def test_a_entry_point_when_no_thread_can_be_started(entry_point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry point raises, and the scope of a task that was never accepted ends."""
     with monkeypatch.context() as patch, StatefulThreadPoolExecutor(1, initializer=Thing) as pool:
-        shortage = Shortage(patch, "Thread.start")
+        shortage = Shortage(patch, "start")
         with pytest.raises(RuntimeError, match="can't start new thread"):
             ENTRY_POINTS[entry_point](pool, Thing(), Thing())
-        shortage.left = -1
+        shortage.fails = lambda number: False
         assert isinstance(outcome(ENTRY_POINTS[entry_point](pool, Thing(), Thing())), Thing)
 
 

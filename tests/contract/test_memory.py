@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from inside import containers, inside
 from kept import Blocked, Failure, Thing, no_collector, outcome, run_in_place, run_inline
+from starts import fail_to_start
 from threads import PATIENCE, until
 
 from stateful_executor import BacklogFull, InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -344,21 +345,11 @@ def refused_by_closed_scope(pool: Pool, fn: Any, arg: Any) -> Any:
 
 def refused_for_want_of_threads(_: Pool, fn: Any, arg: Any) -> Pool:
     pool: Pool = StatefulThreadPoolExecutor(1)
-    start = threading.Thread.start
-    new_worker = inside(pool).new_worker
-    inside(pool).new_worker = lambda: unstartable(new_worker())
-    with pytest.raises(RuntimeError, match="no thread"):
-        pool.submit(fn, arg, key=arg)
-    assert threading.Thread.start is start
+    with pytest.MonkeyPatch.context() as patch:
+        fail_to_start(patch)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            pool.submit(fn, arg, key=arg)
     return pool
-
-
-def unstartable(worker: Any) -> Any:
-    def refuse() -> None:
-        raise RuntimeError("no thread")
-
-    worker.start = refuse
-    return worker
 
 
 def without_state(pool: Pool, fn: Any, arg: Any) -> None:
@@ -603,7 +594,7 @@ def sizes(pool: Pool) -> dict[str, int]:
     found = {name: len(container) for name, container in containers(pool)}
     found |= {f"counts.{name}": len(getattr(registry.counts, name).ones) // 1024 for name in ("cancelled", "completed")}
     workers = [inside(worker) for worker in list(registry.workers)]
-    for name in "inbox", "broadcasts", "slots", "tearing", "base_depth", "watchers", "start_claim":
+    for name in "inbox", "broadcasts", "slots", "tearing", "base_depth", "start_claim":
         found[f"worker.{name}"] = sum(len(getattr(worker, name)) for worker in workers)
     slots = [inside(slot) for worker in workers for slot in list(worker.slots.values())]
     for name in "states", "needs_attention", "when_free":
@@ -669,7 +660,7 @@ def drop_pool(_: Pool) -> None:
     pool.submit(int).result(PATIENCE)
     worker = inside(next(iter(inside(pool).workers)))
     del pool
-    assert worker.wait_ended(PATIENCE)
+    until(lambda: worker.ended)
 
 
 def shut_pool(_: Pool) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import pytest
 from inside import inside, is_parked
+from starts import fail_to_start
 from states import States
 from threads import beside, run_in_thread, until, where
 
@@ -180,14 +181,10 @@ class TestGrowing:
 
     def test_no_more_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Those that are there will do."""
-
-        def fail(_: object) -> None:
-            raise RuntimeError("can't start new thread")
-
         with Held(1) as held:
             queued = held.pool.submit(where)
             with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "start", fail)
+                fail_to_start(patch)
                 held.pool.resize(2)
             held.release(0)
             assert queued.result(20) == "w_0"

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 from inside import inside, place
+from starts import fail_to_start
 from threads import until
 
 from stateful_executor import BacklogFull, InitializerError, PoolStats, StatefulThreadPoolExecutor, StatePolicy
@@ -97,7 +98,7 @@ class TestTasks:
     def test_one_idle(self) -> None:
         """A worker that waits for a task is idle, as soon as the result of its last one is visible."""
         with Held(1) as held:
-            inside(held.pool).max_workers = 2
+            held.pool.resize(2)
             for number in range(1, 20):
                 held.pool.submit(int).result(20)
                 assert counts(held.pool) == {
@@ -182,7 +183,7 @@ class TestTasks:
     def test_waiting_for_another_worker(self) -> None:
         """Both are running: the one that waits, and the one that is waited for."""
         with Held(1) as held:
-            inside(held.pool).max_workers = 2
+            held.pool.resize(2)
             task = held.pool.submit(held.held[0].result, 20)
             until(lambda: held.pool.stats().running == 2)
             assert counts(held.pool) == {"workers": 2, "running": 2, "submitted": 2}
@@ -300,7 +301,7 @@ class TestTasks:
                 raise outcome
 
         with Held(1, initializer=start) as held:
-            inside(held.pool).max_workers = 2
+            held.pool.resize(2)
             assert isinstance(held.pool.submit(int).exception(20), InitializerError)
             until(lambda: held.pool.stats().idle == 1)
             assert counts(held.pool) == {
@@ -415,13 +416,9 @@ class TestCancelled:
 
     def test_refused_as_no_thread_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same when no thread is to be had."""
-
-        def start(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
         with StatefulThreadPoolExecutor(1) as pool:
             with monkeypatch.context() as patch:
-                patch.setattr(threading.Thread, "start", start)
+                fail_to_start(patch)
                 with pytest.raises(RuntimeError, match="can't start new thread"):
                     pool.submit(int)
             assert counts(pool) == {}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from inside import hook, inside
+from starts import fail_to_start
 from threads import PATIENCE, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
@@ -205,13 +206,9 @@ class TestNobodyElse:
 
     def test_worker_that_does_not_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No thread is to be had: the waiting one runs its own."""
-
-        def fail(_: object) -> None:
-            raise RuntimeError("can't start new thread")
-
         with StatefulThreadPoolExecutor(2) as pool:
             pool.submit(int).result(PATIENCE)
-            monkeypatch.setattr(threading.Thread, "start", fail)
+            fail_to_start(monkeypatch)
             outer, inner = pool.submit(lambda: (where(), pool.submit(where).result(PATIENCE))).result(PATIENCE)
             monkeypatch.undo()
         assert outer == inner

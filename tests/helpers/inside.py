@@ -91,7 +91,17 @@ REGISTRY = {
     for prefix, names in {
         "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool"],
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
-        "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "too_many", "retire", "leave"],
+        "workers.": [
+            "retired",
+            "free_indices",
+            "can_grow",
+            "new_worker",
+            "max_workers",
+            "too_many",
+            "retire",
+            "coming",
+            "settle",
+        ],
         "idle.": ["searching", "wasted_wakes"],
         "waits.": ["waiting", "look"],
         "permits.": ["unissued", "waiters", "needs_notify", "notify_first", "wake_first", "left_line"],
@@ -119,10 +129,6 @@ WORKER = {
     "thread": "thread",
     "index": "index",
     "ended": "ended",
-    "watchers": "_watchers",
-    "start": "start",
-    "take_index": "take_index",
-    "wait_ended": "wait_ended",
     "asleep": "asleep",
     "searching": "searching",
     "unpark": "unpark",
@@ -145,7 +151,7 @@ WORKER = {
     "base_depth": "states.base_depth",
     "tearing": "states.tearing",
     "end": "_end",
-    "start_claim": "_start_claim",
+    "start_claim": "start_claim",
 }
 SLOT = {"states": "states", "needs_attention": "needs_attention", "when_free": "calls_when_free"}
 TASK = {
@@ -319,7 +325,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Permits.left_line": (_permits.Permits, "left_line"),
     "Permits.try_acquire_in_turn": (_permits.Permits, "try_acquire_in_turn"),
     "Workers.grow": (_workers.Workers, "grow"),
-    "Workers.leave": (_workers.Workers, "leave"),
+    "Workers.never_came": (_workers.Workers, "never_came"),
     "Workers.after_fork": (_workers.Workers, "after_fork"),
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
@@ -327,11 +333,10 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.fit": (_workers.Workers, "fit"),
     "Workers.dismiss": (_workers.Workers, "dismiss"),
     "Mailbox.nudge": (_mailbox.Mailbox, "nudge"),
-    "Workers.Parker": (_workers, "Parker"),  # what `grow` waits on
-    "Workers.start_new_thread": (_workers._thread, "start_new_thread"),  # by which `grow` has a thread start the worker
-    "PoolThread.start": (_thread.PoolThread, "start"),
+    "Registry.start_next": (_registry.Registry, "start_next"),
+    "PoolThread.begin": (_thread.PoolThread, "begin"),
+    "PoolThread.starts": (_thread.PoolThread, "starts"),
     "PoolThread.new_thread": (_thread, "_new_thread"),
-    "PoolThread.take_index": (_thread.PoolThread, "take_index"),
     "Worker.leave": (_worker.Worker, "_leave"),
     "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
     "TearDown.answer": (_states.TearDown, "answer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,11 +11,12 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import wait
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
-from threads import run_in_thread
+from starts import before_start
+from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
 
@@ -42,49 +44,6 @@ def on_teardown_asked(then: Callable[[], object], monkeypatch: pytest.MonkeyPatc
             then()
 
     monkeypatch.setattr(Worker, "ask", ask)
-
-
-@pytest.mark.parametrize("fails_first", [True, False])
-def test_start_that_is_interrupted_and_fails(fails_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while another thread starts the only worker, and that start fails: who relies on it is not left."""
-    entered, go_on, failed = (threading.Event() for _ in range(3))
-    true_start, true_leave = getattr(*hook("PoolThread.start")), getattr(*hook("Workers.leave"))
-
-    def start(_: Worker) -> None:
-        entered.set()
-        assert go_on.wait(10)
-        raise RuntimeError("can't start new thread")
-
-    def leave(workers: Any, worker: Worker) -> None:
-        true_leave(workers, worker)
-        failed.set()
-
-    class InterruptedParker(Parker):
-        def park(self, timeout: float | None = None) -> bool:
-            assert entered.wait(10)
-            if fails_first:
-                go_on.set()
-                assert failed.wait(10)
-            monkeypatch.setattr(*hook("PoolThread.start"), true_start)
-            raise KeyboardInterrupt
-
-    pool = StatefulThreadPoolExecutor(1)
-    with monkeypatch.context() as patch:
-        monkeypatch.setattr(*hook("PoolThread.start"), start)
-        patch.setattr(*hook("Workers.leave"), leave)
-        patch.setattr(*hook("Workers.Parker"), InterruptedParker)
-        with pytest.raises(KeyboardInterrupt):
-            pool.submit(int)
-    other: list[Any] = []
-    run_in_thread(lambda: other.append(pool.submit(int)))
-    go_on.set()
-    try:
-        assert other[0].result(5) == 0  # by a worker that was started for it
-    except RuntimeError as error:
-        assert "has no worker for this task" in str(error)
-        assert not fails_first
-    assert pool.submit(int).result(5) == 0
-    pool.shutdown()
 
 
 class TestRetirement:
@@ -222,50 +181,168 @@ class TestRetirement:
         assert set(stays_with) == {1}  # it may have been about to leave more than once
 
 
-class TestFailedStarts:
-    """A worker is one of the pool's, and then its thread does not start."""
+class TestStarts:
+    """A submit starts a worker, for which nobody waits; others rely on it to look at the tasks."""
 
-    def test_submit_that_relied_on_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Another task was accepted, as that worker would run it; Ctrl-C comes in its start: another worker starts."""
+    def test_submit_that_relied_on_one_that_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another task was accepted, as that worker would run it, whose thread can't be started: the next one does."""
         futures = []
+        attempts = []
 
         def meanwhile(_: Worker) -> None:
-            run_in_thread(lambda: futures.append(pool.submit(int)))
-            raise KeyboardInterrupt
+            attempts.append(None)
+            if len(attempts) == 1:
+                run_in_thread(lambda: futures.append(pool.submit(int)))
+                raise RuntimeError("can't start new thread")
 
-        before("PoolThread.start", meanwhile, monkeypatch)
+        before_start(meanwhile, monkeypatch)
         pool = StatefulThreadPoolExecutor(1)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match="can't start"):
             pool.submit(int)
         assert futures[0].result(5) == 0
         pool.shutdown()
 
-    def test_broadcast_to_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its part of a broadcast ends."""
+    @pytest.mark.parametrize("error", [None, MemoryError()])
+    def test_thread_that_never_comes(self, error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It ends before it is a worker: thrown at, or for want of memory. Another one takes its place."""
+        begin = getattr(*hook("PoolThread.begin"))
+        threads = []
+
+        def fail_once(worker: Worker, **how: bool) -> None:
+            threads.append(threading.get_ident())
+            if len(threads) > 1:
+                begin(worker, **how)
+            elif error is not None:
+                raise error
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), fail_once)
+        with StatefulThreadPoolExecutor(1, "w", max_backlog=2) as pool:
+            futures = []
+            try:
+                futures = [pool.submit(where) for _ in range(2)]
+                assert [future.result(5) for future in futures] == ["w_0"] * 2
+            except RuntimeError as failed:  # there was no worker, and it was said why there is none
+                assert error is not None
+                assert failed.__cause__ is error
+            assert pool.submit(where).result(5) == "w_0"
+            assert len(pool._threads) == pool.stats().workers == 1
+        assert len(threads) >= 2
+
+    def test_all_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is memory for none: the tasks fail, and nobody waits for a worker for ever."""
+
+        def fail(_: Worker, **how: bool) -> NoReturn:
+            raise MemoryError
+
+        with monkeypatch.context() as patch, StatefulThreadPoolExecutor(2) as pool:
+            patch.setattr(*hook("PoolThread.begin"), fail)
+            for future in [pool.submit(int) for _ in range(3)]:
+                with pytest.raises(RuntimeError, match="has no worker for this task"):
+                    future.result(5)
+            until(lambda: not pool.stats().workers)
+            patch.undo()
+            assert pool.submit(int).result(5) == 0
+
+    def test_submit_as_it_looks_for_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker has just been there, and seen no task for another one: the submit starts it itself."""
+        entries = getattr(*hook("RunQueue.entries"))
+        both = threading.Barrier(2)
         futures = []
 
-        def meanwhile(_: Worker) -> None:
-            run_in_thread(lambda: futures.extend(pool.broadcast(int)))
-            raise RuntimeError("can't start new thread")
+        def looked(run_queue: Any) -> Any:
+            number = entries(run_queue)
+            if not futures and current.worker is not None:
+                run_in_thread(lambda: futures.append(pool.submit(both.wait, 5)))
+            return number
 
-        before("PoolThread.start", meanwhile, monkeypatch)
-        pool = StatefulThreadPoolExecutor(1)
-        with pytest.raises(RuntimeError, match="can't start"):
-            pool.submit(int)
-        assert all(future.cancelled() for future in futures)
+        with StatefulThreadPoolExecutor(2) as pool:
+            monkeypatch.setattr(*hook("RunQueue.entries"), looked)
+            first = pool.submit(both.wait, 5)
+            assert first.result(5) + futures[0].result(5) == 1
+
+    @pytest.mark.parametrize("cancel", [True, False])
+    def test_shutdown_before_the_first_one_has_come(self, cancel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As many start as there are tasks, up to `max_workers`: all of them run at once, or are cancelled."""
+        begin = getattr(*hook("PoolThread.begin"))
+        closed = threading.Event()
+        everyone = threading.Barrier(3)
+
+        def late(worker: Worker, **how: bool) -> None:
+            assert closed.wait(5)
+            begin(worker, **how)
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), late)
+        pool = StatefulThreadPoolExecutor(3)
+        futures = [pool.submit(everyone.wait, 5) for _ in range(3)]
+        pool.shutdown(wait=False)
+        if cancel:
+            for future in futures:
+                assert future.cancel()
+        closed.set()
         pool.shutdown()
+        if not cancel:
+            assert sorted(future.result(0) for future in futures) == [0, 1, 2]
 
-    def test_number_is_given_back_once_it_has_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Ctrl-C before it had a number: the next worker is number 0 all the same."""
+    def test_number_of_threads_after_submits(self) -> None:
+        """As if each submit had waited for the thread that it needs."""
+        go_on = threading.Event()
+        with StatefulThreadPoolExecutor(7) as pool:
+            for _ in range(5):
+                pool.submit(go_on.wait, 5)
+            assert len(pool._threads) == 5
+            assert all(thread.is_alive() for thread in pool._threads)
+            assert len(pool.broadcast(int)) == 5
+            go_on.set()
 
-        def interrupt(_: Worker) -> None:
-            raise KeyboardInterrupt
+    def test_shutdown_in_the_midst_of_a_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On 3.11 a collection may start there, and a finalizer shut the pool down: it can't wait for that worker."""
+        before_start(lambda _: pool.shutdown(), monkeypatch)
+        pool = StatefulThreadPoolExecutor(1)
+        with contextlib.suppress(RuntimeError):  # it may be refused
+            assert pool.submit(int).result(5) == 0
+        pool.shutdown()
+        assert pool.stats().workers == 0
 
-        before("PoolThread.take_index", interrupt, monkeypatch)
-        with StatefulThreadPoolExecutor(1, "prefix") as pool:
-            with pytest.raises(KeyboardInterrupt):
-                pool.submit(int)
-            assert not any(index < 0 for index in inside(pool).free_indices)
+    def test_threads_are_known(self) -> None:
+        """`threading` lists a worker as soon as its submit returns."""
+        go_on = threading.Event()
+        before = set(threading.enumerate())
+        with StatefulThreadPoolExecutor(1, "w") as pool:
+            pool.submit(go_on.wait, 5)
+            [thread] = set(threading.enumerate()) - before
+            assert not thread.daemon
+            until(thread.is_alive)
+            assert thread.name == "w_0"
+            go_on.set()
+        assert not thread.is_alive()
+        thread.join()
+        assert thread not in threading.enumerate()
+
+
+class TestLeaving:
+    """Idle workers of a closed pool wake each other, a few at a time."""
+
+    def test_beside_a_long_task(self) -> None:
+        """Those with states tear them down at once, though others run."""
+        go_on, torn_down = threading.Event(), []
+        everyone = threading.Barrier(9)
+        with StatefulThreadPoolExecutor(9, initializer=object, finalizer=torn_down.append) as pool:
+            for future in [pool.submit(everyone.wait, 5) for _ in range(9)]:
+                future.result(5)
+            pool.submit(go_on.wait, 5)
+            pool.shutdown(wait=False)
+            until(lambda: len(torn_down) == 8)
+            go_on.set()
+        assert len(torn_down) == 9
+
+    def test_teardowns_that_wait_for_each_other(self) -> None:
+        """Each of them runs at once with the others."""
+        everyone = threading.Barrier(9)
+        with StatefulThreadPoolExecutor(9, initializer=object, finalizer=lambda _: everyone.wait(5)) as pool:
+            meet = threading.Barrier(9)
+            for future in [pool.submit(meet.wait, 5) for _ in range(9)]:
+                future.result(5)
+        assert pool.stats().teardown_errors == 0
 
 
 @pytest.mark.parametrize("check", [lambda _: False, partial(int, "not a number".join)])
