@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
@@ -284,7 +285,8 @@ class Registry:
             and workers.breakage is None
             and not self.forked
         ):
-            workers.grow(late=True)  # no thread to be had: this one is there
+            with suppress(Exception):  # no thread to be had, or no memory for one: this one is there
+                workers.grow(late=True)
         workers.has_come(worker)
 
     def no_worker(self, error: Exception) -> None:

@@ -640,7 +640,7 @@ def test_the_next_thread_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> N
             assert not any(future.done() for future in futures)
             shortage.fails = lambda number: False
             assert pool.submit(len, "abc").result(PATIENCE) == 3
-            assert len(pool._threads) == 2
+            assert len(pool._threads) in (2, 3)  # the new one starts another, if it finds more tasks
         assert [future.result(PATIENCE) for future in futures] == [0] * 3
     assert states.all_gone()
 
