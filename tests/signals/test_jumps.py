@@ -45,8 +45,10 @@ def escapes(code: CodeType) -> Iterator[dis.Instruction]:
 
     for before, jump in pairwise(instructions):
         if jump.opname == "JUMP_BACKWARD" and before.opname != "CLEANUP_THROW":  # that one ends an `await` on 3.12
-            around = handlers(jump.argval)
-            if around and around[0] not in handlers(jump.offset):
+            around = handlers(jump.argval)[:1]
+            if before.opname.startswith("POP_JUMP"):  # the loop may begin with a `try`, a NOP that nothing covers
+                around += handlers(before.offset)
+            if not set(around) <= set(handlers(jump.offset)):
                 yield jump
 
 
