@@ -37,16 +37,15 @@ class Worker(Runner):
     def _run_worker(self) -> None:
         while True:
             try:  # twice, as in `Scope.__exit__`
-                while True:  # as in `_map._results`
-                    if self._over:
-                        return
+                while True:
                     try:
+                        if self._over:
+                            return
                         self._work()
                     except BaseException as exc:
                         self._failed = True
                         # In another thread: were this one cut off again in there, a lock of `logging` would stay held.
                         _thread.start_new_thread(in_new_thread, (_say_failed, self.thread.name, exc))
-                    continue
             except BaseException:
                 self._failed = True
 
