@@ -125,17 +125,16 @@ def _finish_all() -> None:
     interrupt = None
     while pools is None or pools:
         try:  # twice, as in `Scope.__exit__`
-            while True:  # as in `_map._results`
-                if pools is not None and not pools:
-                    break
+            while True:
                 try:
                     if pools is None:
                         began = monotonic()
                         pools = sorted(_alive(), key=_patience, reverse=True)
+                    if not pools:
+                        break
                     _finish(pools, began, interrupt is not None)
                 except BaseException as exc:  # also a second one: all of this may be done again
                     interrupt = exc
-                continue
         except BaseException as exc:
             interrupt = exc
     if interrupt is not None:
