@@ -201,9 +201,9 @@ def _submitted(
 
 def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline) -> Iterator[Any]:
     """Yield results, keeping none. What has not begun when this ends early is cancelled."""
-    late_error: Exception | None = None
     try:
-        while True:  # loops as these may stand in a `try`: no jump backward of theirs is conditional
+        late_error: Exception | None = None
+        while True:  # loops as these may stand in a `try`, after a first line of it: no jump back is conditional
             if not parts:
                 break
             yield _result(parts.next(deadline)[0], deadline)
@@ -232,11 +232,11 @@ def _chunks(
     parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline
 ) -> Generator[list[Any], None, None]:
     """As `_results`, but yield a list for each chunk, kept until its last result has been asked for."""
-    error: Exception | None = None
-    late_error: Exception | None = None
     ready: list[Any] = []
     try:
-        while True:
+        error: Exception | None = None
+        late_error: Exception | None = None
+        while True:  # as in `_results`
             if not parts:
                 break
             ready, error = _outcome(*parts.next(deadline), deadline)

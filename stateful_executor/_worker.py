@@ -35,10 +35,12 @@ class Worker(Runner):
         self._over: bool = False
 
     def _run_worker(self) -> None:
-        while not self._over:
+        while True:
             try:  # twice, as in `Scope.__exit__`
-                while not self._over:
+                while True:
                     try:
+                        if self._over:
+                            return
                         self._work()
                     except BaseException as exc:
                         self._failed = True
@@ -63,6 +65,8 @@ class Worker(Runner):
         if self.registry.forked:
             return True
         self._be_awake()
+        if self.registry.close_reason is not None:
+            self.registry.idle.wake_next()  # as in `Mailbox._sleep_idle`, in which this worker may have been
         self.states.tear_down_all()
         self._end_cut_off()
         self._failed = False

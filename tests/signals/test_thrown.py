@@ -219,6 +219,47 @@ def test_at_every_point(workers: int) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12 crashes in such a trace of a thread from its start")
+def test_again_at_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one comes after one that cut off the end of a task: no scope waits for that, or for its states."""
+    run_worker, take_back = getattr(*hook("Worker.run_worker")), getattr(*hook("Slot.take_back"))
+    at = 0
+    while True:
+        at += 1
+        tracer = ThrowAt(0)
+
+        def cut_off_at_first(worker: Any, tracer: ThrowAt = tracer) -> None:
+            monkeypatch.setattr(*hook("Worker.run_worker"), run_worker)
+            sys._getframe().f_trace_opcodes = True  # before `settrace`, or CPython 3.12 traces none
+            sys.settrace(tracer)
+            raise Thrown
+
+        def cut_off(slot: Any, error: object, tracer: ThrowAt = tracer, at: int = at) -> None:
+            monkeypatch.setattr(*hook("Slot.take_back"), take_back)
+            tracer.passed, tracer.at = 0, at
+            raise Thrown
+
+        monkeypatch.setattr(*hook("Worker.run_worker"), cut_off_at_first)
+        case = Case(1)
+        try:
+            case.pool.submit(int).result(PATIENCE)
+            monkeypatch.setattr(*hook("Slot.take_back"), cut_off)
+            with suppress(BaseExceptionGroup), case.pool.scope() as scope:
+                own = scope.with_state(case.make, finalizer=case.torn_down.append)
+                own.submit(lambda _, view=own: view.discard())
+                scope.submit(int)
+            tracer.at = 0
+            case.use()
+            case.check()
+        except BaseException as exc:
+            exc.add_note(f"thrown at point {at}: {tracer.where}")
+            raise
+        if not tracer.where:
+            break
+    assert at > 60
+
+
+@pytest.mark.timeout(300)
 @traces
 @pytest.mark.parametrize("idle_timeout", [None, 0])
 def test_at_every_point_of_the_end(idle_timeout: float | None) -> None:
