@@ -181,6 +181,7 @@ class Workers:
             del self.live[worker], self.unended[worker], self.coming[worker], self.arriving[worker]
             del worker.limbo[worker.thread]
             self._look_for_room()
+            exc.__traceback__ = None  # no cycle by it to the frames that will have what this returns
             return exc
         return None
 

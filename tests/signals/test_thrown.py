@@ -90,6 +90,8 @@ class ThrowAt:
         return self
 
     def _looks(self, frame: FrameType) -> bool:
+        if frame.f_code.co_filename == threading.__file__:
+            return False  # where `threading` begins and ends a thread: it would list that for ever, whoever started it
         code = self._code.get(frame.f_code)
         if code is None:
             code = self._code[frame.f_code] = frame.f_code.co_code
