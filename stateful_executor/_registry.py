@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from threading import TIMEOUT_MAX
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task
 from ._waits import Waits
-from ._workers import PACED, PoolWorker, Workers
+from ._workers import Workers
 
 T = TypeVar("T")
 
@@ -257,37 +256,6 @@ class Registry:
             self.permits.notify_if_free()
 
     # Failing
-
-    def never_came(self, worker: PoolWorker, error: Exception | None) -> None:
-        """The thread of `worker` has ended, or was never started, before that was a worker; because of `error`."""
-        if not self.workers.never_came(worker):
-            return
-        worker.drop_broadcasts()
-        self.workers.has_come(worker)
-        self.workers.has_ended(worker)
-        if error is not None:
-            self.no_worker(error)
-        self.waits.look(can_start=error is None)
-        self.notify_if_work_pending()
-
-    def start_next(self, worker: PoolWorker) -> None:
-        """`worker` has come: start the next one, if there are more tasks than workers on their way.
-
-        In its thread. May be done again.
-        """
-        workers, run_queue = self.workers, self.run_queue
-        workers.look_again()
-        if (
-            PACED
-            and run_queue.has_entries()
-            and run_queue.entries() - len(run_queue.tombstones) > len(workers.arriving)
-            and not self.idle.workers
-            and workers.breakage is None
-            and not self.forked
-        ):
-            with suppress(Exception):  # no thread to be had, or no memory for one: this one is there
-                workers.grow(late=True)
-        workers.has_come(worker)
 
     def no_worker(self, error: Exception) -> None:
         """No thread can be started: fail the tasks that relied on one, since nobody is left to begin them.

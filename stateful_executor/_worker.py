@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 
 from ._binding import Binding
+from ._coming import never_came, start_next
 from ._current import current
 from ._interrupts import in_new_thread
 from ._naming import tell
@@ -52,7 +53,7 @@ class Worker(Runner):
     def _work(self) -> None:
         current.worker = self
         if self in self.registry.workers.coming:
-            self.registry.start_next(self)
+            start_next(self.registry, self)
         leaving = self._failed and self._recover()
         while not leaving:
             if self._startup.run():
@@ -161,7 +162,7 @@ class Worker(Runner):
 
     def never_came(self, error: Exception | None) -> None:
         """As `PoolThread` has it."""
-        self.registry.never_came(self, error)
+        never_came(self.registry, self, error)
 
 
 def _say_failed(name: str, error: BaseException) -> None:

@@ -359,7 +359,8 @@ class Workers:
 
         Not for long: a collection may run a finalizer in a worker that comes.
         """
-        if self.coming and not self._in_step() and current.worker not in self.coming:
+        here: object = current.worker
+        if self.coming and not self._in_step() and here not in self.coming:
             self._watch(self.coming, Deadline(LONG_ENOUGH))
 
     def _in_step(self) -> bool:

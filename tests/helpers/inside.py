@@ -334,7 +334,6 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.fit": (_workers.Workers, "fit"),
     "Workers.dismiss": (_workers.Workers, "dismiss"),
     "Mailbox.nudge": (_mailbox.Mailbox, "nudge"),
-    "Registry.start_next": (_registry.Registry, "start_next"),
     "PoolThread.begin": (_thread.PoolThread, "begin"),
     "PoolThread.starts": (_thread.PoolThread, "starts"),
     "PoolThread.new_thread": (_thread, "_new_thread"),
