@@ -38,6 +38,7 @@ except ModuleNotFoundError as error:
 WORKERS = 4
 MAX_BACKLOG = 32
 BATCH = 50  # rows
+ATTEMPTS = 5  # to load a batch
 SCHEMA = f"load_postgres_{os.getpid()}"
 CREATE = f"""
     CREATE SCHEMA {SCHEMA};
@@ -114,13 +115,12 @@ def load_all(
         tasks[number] = before.get(number, bool)() or view.submit(
             load, number, rows
         )  # blocks while the backlog is full
-    while tasks:
+    for attempt in range(ATTEMPTS):
         errors = {number: error for number, task in tasks.items() if (error := task.exception())}
-        if fatal := [
-            error for error in errors.values() if not isinstance(error, (OperationalError, FeatureNotSupported))
-        ]:
-            raise fatal[0]
         failures.update(type(error).__name__ for error in errors.values())
+        for error in errors.values():
+            if attempt == ATTEMPTS - 1 or not isinstance(error, (OperationalError, FeatureNotSupported)):
+                raise error
         tasks = {number: view.submit(load, number, batches[number]) for number in errors}
     return failures
 
@@ -144,13 +144,18 @@ def run(address: str, restart: Callable[[], object], batches: Batches) -> None:
 
     def restart_server() -> Future[bool]:
         print("The server restarts, in the middle of a batch's transaction.")
-        return view.submit(load, half, batches[half], restart)
+        restarted.append(view.submit(load, half, batches[half], restart))
+        return restarted[0]
 
     def add_column() -> None:
+        restarted[0].exception()
+        for read in [view.submit(read_back, 0) for _ in range(6 * WORKERS)]:  # by now one connection has prepared it
+            read.result()
         print("Another session adds a column.")
         with psycopg.connect(address, autocommit=True) as other:
             other.execute(f"ALTER TABLE {SCHEMA}.airport ADD COLUMN checked boolean")
 
+    restarted: list[Future[bool]] = []
     pool = StatefulThreadPoolExecutor(
         WORKERS, "loader", connect, (address,), finalizer=Connection.close, policy=POLICY, max_backlog=MAX_BACKLOG
     )

@@ -31,9 +31,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "XDG_RUNTIME_DIR": str(folder)} | more
 
 
-def output_of(folder: Path, *args: str | Path, **more: str) -> str:
-    """Run Python with `args` in `folder`, with success and without a word on stderr; what it prints."""
-    child = subprocess.run(
+def run(folder: Path, *args: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with `args` in `folder`; `more` is for its environment."""
+    return subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=folder,
         env=environment(folder, **more),
@@ -42,5 +42,10 @@ def output_of(folder: Path, *args: str | Path, **more: str) -> str:
         timeout=PATIENCE,
         check=False,
     )
+
+
+def output_of(folder: Path, *args: str | Path, **more: str) -> str:
+    """Likewise, with success and without a word on stderr; what it prints."""
+    child = run(folder, *args, **more)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout + child.stderr
     return child.stdout
