@@ -32,7 +32,7 @@ def test_page(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     needed = re.search(r"<!-- needs: (.*) -->", text)
     require(*needed[1].split(", ") if needed else ())
-    script = tmp_path / f"{page.stem.replace('-', '_')}.py"
+    script = tmp_path / f"page_{page.stem}.py"
     script.write_text(program(text), encoding="utf-8")
     assert output_of(tmp_path, "-W", "error::ResourceWarning", script) == "".join(
         block[2] for block in FENCED.finditer(text) if block[1] == "text"
