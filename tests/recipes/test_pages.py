@@ -34,9 +34,7 @@ def test_page(page: Path, tmp_path: Path) -> None:
     require(*needed[1].split(", ") if needed else ())
     script = tmp_path / f"page_{page.stem}.py"
     script.write_text(program(text), encoding="utf-8")
-    assert output_of(tmp_path, script) == "".join(
-        block[2] for block in FENCED.finditer(text) if block[1] == "text"
-    )
+    assert output_of(tmp_path, script) == "".join(block[2] for block in FENCED.finditer(text) if block[1] == "text")
 
 
 def test_there_are_pages() -> None:
