@@ -3,10 +3,10 @@
     python examples/service.py [--seconds SECONDS]
 
 Each of two services runs in a process of its own, and is asked less than it can do, then twice as much. One uses
-`StatefulThreadPoolExecutor`: a connection for each worker, and a bounded backlog, so that what is too much is answered
-at once, by 503 with Retry-After. The other uses `ThreadPoolExecutor` and thread-locals: what is too much waits. Both end
-by SIGTERM, in the middle of requests. Printed are the times of the answers with 200, the event loop's lateness, and what
-became of the connections. Each line with a yes was checked; the exit code is 1 if there is a NO.
+`StatefulThreadPoolExecutor`: a connection for each worker, and a bounded backlog, so that what is too much is soon
+answered by 503 with Retry-After. The other uses `ThreadPoolExecutor` and thread-locals: what is too much waits. Both
+end by SIGTERM, in the middle of requests. Printed are the times of the answers with 200, the event loop's lateness, and
+what became of the connections. Each line with a yes was checked; the exit code is 1 if there is a NO.
 Needs: pip install 'stateful-executor[recipes]'
 """
 
@@ -99,12 +99,12 @@ async def with_locals() -> AsyncGenerator[Ask]:
 
 WAYS = {"StatefulThreadPoolExecutor": with_states, "ThreadPoolExecutor": with_locals}
 ASK = web.AppKey("ask", Callable[[int, float], Awaitable[int]])
-UNDER_WAY = web.AppKey("under_way", set[web.Request])
+UNDER_WAY = web.AppKey("under_way", list[web.Request])
 
 
 # The service.
 async def square(request: web.Request) -> web.Response:
-    request.app[UNDER_WAY].add(request)
+    request.app[UNDER_WAY].append(request)
     try:
         key, seconds = int(request.match_info["key"]), float(request.query.get("seconds", QUERY))
         return web.json_response(await request.app[ASK](key, seconds))
@@ -141,7 +141,7 @@ async def serve(way: str) -> None:
 
     late: list[float] = []
     app = web.Application()
-    app[UNDER_WAY] = set()
+    app[UNDER_WAY] = []
     app.add_routes([web.get("/square/{key}", square), web.get("/under_way", under_way), web.get("/lateness", lateness)])
     app.cleanup_ctx.append(use_threads)
     runner = web.AppRunner(app)
@@ -231,12 +231,16 @@ async def compare(seconds: float) -> None:
             sys.executable, __file__, "--serve", way, stdout=asyncio.subprocess.PIPE
         )
         assert child.stdout is not None
-        port = int(await child.stdout.readline())
-        connector = TCPConnector(limit=0)  # as many connections as there are requests
-        async with ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
-            await try_load(session, CAPACITY / 2, seconds)
-            overloaded[way] = await try_load(session, CAPACITY * 2, seconds)
-            await end_in_the_middle(session, child)
+        try:
+            port = int(await child.stdout.readline())
+            connector = TCPConnector(limit=0)  # as many connections as there are requests
+            async with ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+                await try_load(session, CAPACITY / 2, seconds)
+                overloaded[way] = await try_load(session, CAPACITY * 2, seconds)
+                await end_in_the_middle(session, child)
+        finally:
+            if child.returncode is None:  # something has failed
+                child.kill()
         print()
     ours, theirs = overloaded.values()
     claim(
