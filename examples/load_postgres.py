@@ -13,6 +13,7 @@ Needs: pip install 'stateful-executor[recipes]'
 
 import argparse
 import hashlib
+import logging
 import os
 import sys
 from collections import Counter
@@ -149,7 +150,7 @@ def run(address: str, restart: Callable[[], object], batches: Batches) -> None:
 
     def add_column() -> None:
         restarted[0].exception()
-        for read in [view.submit(read_back, 0) for _ in range(6 * WORKERS)]:  # by now one connection has prepared it
+        for read in [view.submit(read_back, 0) for _ in range(10 * WORKERS)]:  # by now one connection has prepared it
             read.result()
         print("Another session adds a column.")
         with psycopg.connect(address, autocommit=True) as other:
@@ -219,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Load the airports of the world into PostgreSQL.")
     parser.add_argument("--limit", type=int, metavar="ROWS", help="load at most so many")
     batches = read_batches(parser.parse_args().limit)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what the restart ends in the middle
     stamina.instrumentation.set_on_retry_hooks([])  # it logs each retry else
     with server() as (address, restart):
         with connect(address) as connection:

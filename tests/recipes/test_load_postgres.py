@@ -49,32 +49,32 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def check(output: str) -> None:
     assert (len(re.findall(r"^  yes ", output, re.MULTILINE)), output.count("NO ")) == (9, 0)
-    assert re.search(r"3,000 rows were sent, 3,000 are there", output)
+    assert re.search(r"6,000 rows were sent, 6,000 are there", output)
 
 
 def test_it_keeps_its_claims(tmp_path: Path) -> None:
     """On a server of its own, which restarts in the middle."""
-    check(output_of(tmp_path, EXAMPLE, "--limit", "3000"))
+    check(output_of(tmp_path, EXAMPLE, "--limit", "6000"))
 
 
 def test_on_the_users_server(address: str, tmp_path: Path) -> None:
     """There its own sessions are ended instead, and nothing is left behind."""
     import psycopg
 
-    check(output_of(tmp_path, EXAMPLE, "--limit", "3000", DATABASE_URL=address))
+    check(output_of(tmp_path, EXAMPLE, "--limit", "6000", DATABASE_URL=address))
     with psycopg.connect(address) as connection:
         assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname LIKE 'load%'").fetchall() == []
 
 
 def test_it_needs_the_ledger(address: str, tmp_path: Path) -> None:
     """Without it, the rows of a batch that was committed, and failed all the same, are doubled when it is repeated."""
-    child = run(tmp_path, "-c", WITHOUT, "ledger", EXAMPLE, "--limit", "3000", DATABASE_URL=address)
+    child = run(tmp_path, "-c", WITHOUT, "ledger", EXAMPLE, "--limit", "6000", DATABASE_URL=address)
     assert child.returncode == 1
     assert re.search(r"^ValueError: batch \d+ is not what was sent$", child.stderr, re.MULTILINE)
 
 
 def test_it_needs_the_discards(address: str, tmp_path: Path) -> None:
     """Without them, a connection fails batch after batch."""
-    child = run(tmp_path, "-c", WITHOUT, "discard_on", EXAMPLE, "--limit", "3000", DATABASE_URL=address)
+    child = run(tmp_path, "-c", WITHOUT, "discard_on", EXAMPLE, "--limit", "6000", DATABASE_URL=address)
     assert child.returncode == 1
     assert "FeatureNotSupported: cached plan must not change result type" in child.stderr
