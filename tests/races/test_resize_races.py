@@ -303,8 +303,8 @@ class TestAgainstOthers:
         """The one too many has left; something is thrown into the other one, which stays for the tasks all the same."""
         pool: Pool = StatefulThreadPoolExecutor(2, "w")
         held = [threading.Event(), threading.Event()]
-        futures = [pool.submit(event.wait, 20) for event in held]
-        until(lambda: all(future.running() for future in futures))
+        for event in held:  # one by one: the second worker may start sooner than the first
+            until(pool.submit(event.wait, 20).running)
         last = pool.submit(int)
         first, second = inside(pool).workers
         pool.resize(1)
