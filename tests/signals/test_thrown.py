@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import gc
 import logging
 import random
 import sys
@@ -32,6 +33,15 @@ class Thrown(BaseException):
     """No user code raises it."""
 
 
+def nothing_thrown_is_left() -> bool:
+    """Whether the threads that log what came out of a worker have ended: `threading` does not know all of them.
+
+    On 3.11 what is thrown at a thread comes out of one that it has just started, when that one has not run yet.
+    """
+    gc.collect()
+    return not any(type(each) is Thrown for each in gc.get_objects())
+
+
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread.
@@ -46,6 +56,7 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "unraisablehook", without(sys.unraisablehook))
     logging.disable()
     yield
+    until(nothing_thrown_is_left)
     logging.disable(logging.NOTSET)
 
 
@@ -331,7 +342,7 @@ def test_storm(backlog: int | None, calm: None) -> None:
 
 
 def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initializer has failed, and the worker is cut off before it has said so: the tasks fail all the same."""
+    """The initializer has failed, and the worker is cut off before it has said so: the task fails, or is refused."""
     true_close = getattr(*hook("Registry.close"))
 
     def close(registry: Any, reason: Any) -> None:
@@ -340,4 +351,5 @@ def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(*hook("Registry.close"), close)
     with StatefulThreadPoolExecutor(1, initializer=int, initargs=("none",)) as pool:
-        assert isinstance(pool.submit(int).exception(PATIENCE), BrokenThreadPool)
+        with pytest.raises(BrokenThreadPool):  # by the submit, when the worker is faster
+            pool.submit(int).result(PATIENCE)
