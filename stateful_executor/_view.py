@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._broadcast import broadcast
@@ -65,7 +65,7 @@ class StateView(Generic[S]):
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
         return wrap_future(await self._registry.aput(fn, args, kwargs, self._binding, self._scope))
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> tuple[Any, ...]:
         """TypeError: neither `pickle` nor `copy` can have it."""
         raise cannot_copy(self, "make a pool where it is needed")
 
