@@ -7,13 +7,15 @@ import atexit
 import operator
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing import parent_process
+from multiprocessing import current_process, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.spawn import import_main_path
 from typing import TYPE_CHECKING, Any
 
 from ._current import current
@@ -57,17 +59,17 @@ class ProcessWorker:
     Who waits in here, for a reply or the end of the process, is woken by either: see `_pipe`.
     """
 
-    def __init__(self, context: BaseContext, name: str, setup: bytes) -> None:
-        self._name = name
+    def __init__(self, launcher: Launcher) -> None:
+        self._name = launcher.name
         self._killed: bool = False
         self._asked_to_end: bool = False
         self._exit_code: int | None = None
-        locked(_lock, partial(self._start, context, setup))
+        locked(_lock, partial(self._start, launcher))
 
-    def _start(self, context: BaseContext, setup: bytes) -> None:
-        ours, theirs = context.Pipe()
+    def _start(self, launcher: Launcher) -> None:
+        ours, theirs = launcher.context.Pipe()
         try:
-            self._process: BaseProcess = _started(context, self._name, (theirs, os.getpid(), setup))
+            self._process: BaseProcess = launcher.start(theirs)
         except BaseException:
             ours.close()
             raise
@@ -79,16 +81,14 @@ class ProcessWorker:
         self._pipe: Pipe | HandlePipe = new_pipe(ours, peer, self._pidfd is not None, self._is_over)
         _workers[self] = None
 
-    @classmethod
-    def start(cls, context: BaseContext, name: str, setup: bytes) -> tuple[ProcessWorker, Parts]:
-        """A process whose server has made the pool's own state, and its reply to that."""
-        worker = cls(context, name, setup)
+    def first_reply(self) -> Parts:
+        """That of a server which has made the pool's own state, or could not."""
         try:
-            return worker, worker._pipe.receive()[2]
+            return self._pipe.receive()[2]
         except Gone:
-            raise worker._lost(NOT_READY) from None
+            raise self._lost(NOT_READY) from None
         except BaseException:
-            worker.close()
+            self.close()
             raise
 
     # As `RemoteWorker` has it
@@ -170,18 +170,50 @@ class _IgnoreInterrupts:
         return signal.signal, (signal.SIGINT, signal.SIG_IGN)
 
 
-def _started(context: Any, name: str, args: tuple[Any, ...]) -> BaseProcess:
-    """A new process that runs `serve`. It is no daemon, so that tasks can start processes of their own."""
-    process: BaseProcess = context.Process(target=serve, args=args, name=_QuietName(name), daemon=False)
-    if context.get_start_method() == "forkserver" or not hasattr(signal, "pthread_sigmask"):
-        process.start()
+class Launcher:
+    """Starts the processes of one pool. They are no daemons, so that tasks can start processes. Immutable."""
+
+    def __init__(self, context: BaseContext, name: str, setup: bytes) -> None:
+        self.context = context
+        self.name = name
+        self.setup = setup
+        self._main_file: str | None = _main_file(context)
+
+    def __call__(self) -> tuple[ProcessWorker, Parts]:
+        """As `Start` has it."""
+        worker = ProcessWorker(self)
+        return worker, worker.first_reply()
+
+    def start(self, pipe: Connection) -> BaseProcess:
+        """A new process that runs `serve`; with `_lock` held."""
+        context: Any = self.context  # `Process` is an attribute of each kind of context, but not of their base
+        args = pipe, os.getpid(), self.setup, self._main_file
+        process: BaseProcess = context.Process(target=serve, args=args, name=_QuietName(self.name), daemon=False)
+        _start_quietly(process, self.context.get_start_method())
         return process
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the child has it, too, until it ignores Ctrl-C
+
+
+def _main_file(context: BaseContext) -> str | None:
+    """The file of the main module, for children that `multiprocessing` may not tell: it looks when it starts them.
+
+    CPython forgets the file when the module has been run to its end. Tasks go on then, and may need a process.
+    """
+    main = sys.modules.get("__main__")
+    file: str | None = getattr(main, "__file__", None)
+    named = getattr(getattr(main, "__spec__", None), "name", None)  # by `python -m`: that it does not forget
+    return None if context.get_start_method() == "fork" or named or file is None else os.path.normpath(file)
+
+
+def _start_quietly(process: BaseProcess, method: str | None) -> None:
+    """So that Ctrl-C does not hit the child before it ignores that; see `_QuietName` for those of a fork server."""
+    if method == "forkserver" or not hasattr(signal, "pthread_sigmask"):
+        process.start()
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which the child inherits
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return process
 
 
 def _pidfd(pid: int) -> int | None:
@@ -197,7 +229,7 @@ def _pidfd(pid: int) -> int | None:
 # In the child
 
 
-def serve(connection: Connection, parent: int, setup: bytes) -> None:
+def serve(connection: Connection, parent: int, setup: bytes, main_file: str | None) -> None:
     """Answer requests until asked to end, or the parent has ended; then tear down."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     if hasattr(signal, "pthread_sigmask"):
@@ -205,6 +237,8 @@ def serve(connection: Connection, parent: int, setup: bytes) -> None:
     if hasattr(signal, "set_wakeup_fd"):
         signal.set_wakeup_fd(-1)  # that of an event loop of the parent's, if this is a fork
     current.worker = None
+    if main_file is not None:
+        _import_main(main_file)
     server = Server()
     try:
         pipe = _pipe_to(parent, connection)
@@ -215,6 +249,16 @@ def serve(connection: Connection, parent: int, setup: bytes) -> None:
         pass
     finally:
         server.close()
+
+
+def _import_main(file: str) -> None:
+    """As `multiprocessing` has done, most often; then nothing happens."""
+    process: Any = current_process()
+    process._inheriting = True  # as there
+    try:
+        import_main_path(file)
+    finally:
+        del process._inheriting
 
 
 def _serve_one(pipe: Pipe | HandlePipe, server: Server) -> bool:

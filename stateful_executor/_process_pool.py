@@ -6,7 +6,6 @@ import concurrent.futures
 import multiprocessing
 import pickle
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from multiprocessing.context import BaseContext
 from typing import Any, TypedDict, TypeVarTuple, cast, overload
@@ -16,7 +15,7 @@ from typing_extensions import TypeVar, Unpack
 from ._executor import StatefulExecutor, own_binding
 from ._options import checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
-from ._process import ProcessWorker
+from ._process import Launcher
 from ._remote_registry import RemoteRegistry
 from ._remote_state import view_binding
 from ._remote_view import RemoteScope, RemoteView
@@ -191,7 +190,7 @@ class StatefulProcessPoolExecutor(StatefulExecutor[S], concurrent.futures.Execut
             )
         name = f"{type(self).__name__}-{next(_numbers)}"
         registry = RemoteRegistry(name, max_workers, max_backlog, *timeouts)
-        registry.prepare(partial(ProcessWorker.start, context, name, setup_of(wire, name, parts)), wire, own)
+        registry.prepare(Launcher(context, name, setup_of(wire, name, parts)), wire, own)
         self._open(registry, registry.handles)
 
     def kill_worker(self, future: concurrent.futures.Future[Any]) -> bool:

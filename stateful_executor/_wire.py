@@ -129,6 +129,8 @@ class Wire:
         if data is not None:
             return data
         args = tuple(value if self._pickled(value) else described_value(value) for value in error.args)
+        if isinstance(error, BaseExceptionGroup):
+            args = error.message, [self._loads(self._dump_error(inner)) for inner in error.exceptions]
         state = {name: value for name, value in vars(error).items() if self._pickled(value)}
         for cls in type(error).__mro__:
             note = f"{type(error).__module__}.{type(error).__qualname__} can't be pickled"

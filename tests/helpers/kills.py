@@ -20,6 +20,8 @@ from threads import PATIENCE
 
 from stateful_executor import InitializerError, WorkerLost
 
+dice = random.Random()  # noqa: S311  # for no secret
+
 
 @dataclass
 class Report:
@@ -61,9 +63,9 @@ def storm(make: Callable[..., Any], folder: Path, seconds: float, pause: float =
             while time.monotonic() < deadline:
                 number = next(numbers)
                 if number % 3 == 2:
-                    futures.append(pool.submit(count, None, notes, number, random.choice([0, 0, 0.003])))
+                    futures.append(pool.submit(count, None, notes, number, dice.choice([0, 0, 0.003])))
                 else:
-                    futures.append(views[number % 3].submit(count, notes, number, random.choice([0, 0, 0.003])))
+                    futures.append(views[number % 3].submit(count, notes, number, dice.choice([0, 0, 0.003])))
         finally:
             over.set()
             killer.join()
@@ -73,8 +75,8 @@ def storm(make: Callable[..., Any], folder: Path, seconds: float, pause: float =
 
 
 def _kill_at_random(over: threading.Event, kills: list[int], pause: float) -> None:
-    while not over.wait(random.uniform(0, 2 * pause)):
-        for process in random.sample(children := multiprocessing.active_children(), min(1, len(children))):
+    while not over.wait(dice.uniform(0, 2 * pause)):
+        for process in dice.sample(children := multiprocessing.active_children(), min(1, len(children))):
             try:
                 os.kill(process.pid or 0, signal.SIGKILL)
             except ProcessLookupError:

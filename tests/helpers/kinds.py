@@ -13,7 +13,7 @@ from typing import Any
 
 from threads import PATIENCE, until
 
-from stateful_executor import StateView, StatefulProcessPoolExecutor, StatefulThreadPoolExecutor
+from stateful_executor import StatefulProcessPoolExecutor, StatefulThreadPoolExecutor, StateView
 
 Pool = StatefulThreadPoolExecutor[Any] | StatefulProcessPoolExecutor[Any]
 
@@ -64,7 +64,10 @@ class Gate:
     def wait(self, result: Any = None) -> Any:
         """A task."""
         self.notes.add(os.getpid())
-        until(lambda: os.path.exists(self.opened), 2 * PATIENCE)
+        deadline = time.monotonic() + 2 * PATIENCE
+        while not os.path.exists(self.opened):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)  # in a process of its own `until` would keep a core from the others
         return result
 
     def until_came(self, number: int = 1) -> None:
