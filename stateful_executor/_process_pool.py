@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeVarTuple, cast, overload
 from typing_extensions import TypeVar, Unpack
 
 from ._executor import StatefulExecutor, own_binding
-from ._options import checked_backlog, checked_timeouts, checked_workers
+from ._options import checked_backlog, checked_processes, checked_timeouts
 from ._policy import StatePolicy
 from ._process import Launcher
 from ._remote_registry import RemoteRegistry
@@ -214,11 +214,6 @@ class StatefulProcessPoolExecutor(StatefulExecutor[S], concurrent.futures.Execut
             return RemoteView(self, self._own_binding(*options))
         remote = self._remote
         return RemoteView(self, view_binding(self._bindings, remote.handles, remote.wire, initializer, options))
-
-
-def checked_processes(max_workers: int | None) -> int:
-    """The number of processes there may be."""
-    return checked_workers(max_workers)
 
 
 def checked_context(mp_context: str | BaseContext) -> BaseContext:

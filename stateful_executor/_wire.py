@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, TypeAlias, cast
 
-from ._naming import described
+from ._naming import described, name_of
 
 # The pickle, then the buffers that it refers to, which are not copied into it.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -124,30 +124,31 @@ class Wire:
     # Errors
 
     def _dump_error(self, error: BaseException) -> bytes:
-        """`error`, or as much of it as can be pickled and unpickled: many can be pickled only."""
-        data = self._pickled(error, type(error))
-        if data is not None:
-            return data
-        args = tuple(value if self._pickled(value) else described_value(value) for value in error.args)
-        if isinstance(error, BaseExceptionGroup):
-            args = error.message, [self._loads(self._dump_error(inner)) for inner in error.exceptions]
-        state = {name: value for name, value in vars(error).items() if self._pickled(value)}
-        for cls in type(error).__mro__:
-            note = f"{type(error).__module__}.{type(error).__qualname__} can't be pickled"
-            if cls is not type(error):
-                state = {"__notes__": [*getattr(error, "__notes__", ()), note]}
-            data = self._pickled(_Bare(cls, args, state), cls)
-            if data is not None:
-                return data
-        raise AssertionError("BaseException can be pickled")
+        data: bytes = self._dumps(self._portable(error), protocol=5)
+        return data
 
-    def _pickled(self, thing: object, cls: type = object) -> bytes | None:
-        """The pickle of `thing`; None unless an instance of `cls` can be made of that."""
+    def _portable(self, error: BaseException) -> object:
+        """What is unpickled to `error`, or to as much of it as can be: many can be pickled, but not unpickled."""
+        if self._arrives(error, type(error)):
+            return error
+        args = tuple(value if self._arrives(value) else described(value) for value in error.args)
+        if isinstance(error, BaseExceptionGroup):
+            args = error.message, [self._portable(inner) for inner in error.exceptions]
+        state = {name: value for name, value in vars(error).items() if self._arrives(value)}
+        for cls in type(error).__mro__:
+            if cls is not type(error):
+                note = f"{name_of(type(error))}, which was raised, can't be pickled"
+                state = {"__notes__": [*state.get("__notes__", ()), note]}
+            portable = _Bare(cls, args, state)
+            if self._arrives(portable, cls):
+                return portable
+        return RuntimeError(described(error))
+
+    def _arrives(self, thing: object, cls: type = object) -> bool:
+        """Whether `thing` can be pickled, and an instance of `cls` comes of that."""
         with suppress(Exception):
-            data: bytes = self._dumps(thing, protocol=5)
-            if isinstance(self._loads(data), cls):
-                return data
-        return None
+            return isinstance(self._loads(self._dumps(thing, protocol=5)), cls)
+        return False
 
     def _load_error(self, data: bytes, text: str) -> BaseException:
         try:
@@ -174,14 +175,6 @@ def _remake(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, An
     error = cls.__new__(cls, *args)
     error.__dict__.update(state)
     return error
-
-
-def described_value(value: object) -> str:
-    """`repr(value)`, or what stands for it when that raises."""
-    try:
-        return repr(value)
-    except Exception:
-        return object.__repr__(value)
 
 
 def _unpicklable(what: str, error: BaseException) -> pickle.PicklingError:

@@ -198,7 +198,7 @@ def test_error_of_a_class_that_can_not_be_sent(pool: Pool) -> None:
     error = pool.submit(raise_error, "local").exception()
     assert type(error) is LookupError
     assert error.args == ("local", 2)
-    assert "Local can't be pickled" in error.__notes__[0]
+    assert "Local, which was raised, can't be pickled" in error.__notes__[0]
 
 
 def test_group_with_such_an_error(pool: Pool) -> None:
