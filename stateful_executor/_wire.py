@@ -138,7 +138,7 @@ class Wire:
         for cls in type(error).__mro__:
             if cls is not type(error):
                 note = f"{name_of(type(error))}, which was raised, can't be pickled"
-                state = {"__notes__": [*state.get("__notes__", ()), note]}
+                state = {"__notes__": [*(state.get("__notes__") or ()), note]}
             portable = _Bare(cls, args, state)
             if self._arrives(portable, cls):
                 return portable
