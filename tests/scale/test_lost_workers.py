@@ -9,6 +9,7 @@ import time
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import kinds
@@ -185,6 +186,6 @@ def test_grandchild_holds_the_pipe(method: str) -> None:
 def test_random_kills(method: str, tmp_path: Path) -> None:
     """Every future is done, no task runs twice, and each kill costs one task at most."""
     threads = threading.active_count()
-    report = storm(lambda *args, **kw: StatefulProcessPoolExecutor(*args, **kw, mp_context=method), tmp_path, SECONDS)
+    report = storm(partial(StatefulProcessPoolExecutor, mp_context=method), tmp_path, SECONDS)
     assert report.tasks > report.kills > 0
     assert threading.active_count() == threads
