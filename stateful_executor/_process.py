@@ -166,6 +166,8 @@ class _QuietName(str):
 
 
 class _IgnoreInterrupts:
+    """Unpickled, it has Ctrl-C ignored from there on."""
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return signal.signal, (signal.SIGINT, signal.SIG_IGN)
 

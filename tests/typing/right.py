@@ -321,6 +321,10 @@ def errors(error: BaseException) -> None:
     assert_type(stateful_executor.__version__, str)
 
 
+def takes_an_executor(executor: Executor) -> Future[str]:
+    return executor.submit(load_user, Connection(), 42)
+
+
 def processes() -> None:
     assert_type(StatefulProcessPoolExecutor(), StatefulProcessPoolExecutor[None])
     assert_type(StatefulProcessPoolExecutor(4, mp_context="spawn"), StatefulProcessPoolExecutor[None])
@@ -332,8 +336,7 @@ def processes() -> None:
     )
     context = multiprocessing.get_context("forkserver")
     options = StatefulProcessPoolExecutor(4, max_backlog=10, exit_timeout=1, mp_context=context, pickler=pickle)
-    executor: Executor = options
-    assert_type(executor.submit(load_user, Connection(), 42), Future[str])
+    assert_type(takes_an_executor(options), Future[str])
     with StatefulProcessPoolExecutor(initializer=connect) as pool:
         assert_type(pool, StatefulProcessPoolExecutor[Connection])
         assert_type(pool.with_state(), StateView[Connection])
