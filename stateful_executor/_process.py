@@ -76,7 +76,9 @@ class ProcessWorker:
         finally:
             theirs.close()
         self._pid: int = self._process.pid or 0
-        self._pidfd: int | None = _pidfd(self._pid)
+        self._pidfd: int | None = None
+        with suppress(ProcessLookupError):  # it has ended already, and its server has reaped it: the sentinel tells
+            self._pidfd = _pidfd(self._pid)
         peer = self._process.sentinel if self._pidfd is None else self._pidfd
         self._pipe: Pipe | HandlePipe = new_pipe(ours, peer, self._pidfd is not None, self._is_over)
         _workers[self] = None
@@ -95,7 +97,8 @@ class ProcessWorker:
 
     def alive(self) -> bool:
         """As `RemoteWorker` has it."""
-        return not (self._killed or self._pipe.peer_has_ended())
+        # Once it was reaped, what the pipe looks at is closed, and the number may be another file's.
+        return not (self._killed or self._exit_code is not None or self._pipe.peer_has_ended())
 
     def call(self, kind: int, key: int, parts: Parts) -> Parts:
         """As `RemoteWorker` has it."""
