@@ -71,10 +71,13 @@ class Pipe:
             lengths = b"".join([len(part).to_bytes(8, "little") for part in parts[1:]])
             rest = [head + lengths, *parts]
         try:
-            while rest:
-                self._write(rest)
+            self._write_all(rest)
         except ConnectionError as exc:
             raise Gone from exc
+
+    def _write_all(self, rest: list[Buffer]) -> None:
+        while rest:
+            self._write(rest)
 
     def _write(self, rest: list[Buffer]) -> None:
         """Write some of `rest`, which leaves that."""

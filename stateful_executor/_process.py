@@ -248,12 +248,16 @@ def serve(connection: Connection, parent: int, setup: bytes, main_file: str | No
     try:
         pipe = _pipe_to(parent, connection)
         pipe.send(0, 0, server.start(setup))
-        while _serve_one(pipe, server):
-            pass
+        _serve_all(pipe, server)
     except (Gone, ProcessLookupError):  # the parent has ended
         pass
     finally:
         server.close()
+
+
+def _serve_all(pipe: Pipe | HandlePipe, server: Server) -> None:
+    while _serve_one(pipe, server):
+        pass
 
 
 def _import_main(file: str) -> None:
