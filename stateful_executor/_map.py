@@ -20,8 +20,11 @@ T = TypeVar("T")
 _silence: Callable[[Any], object] = Future._silence
 
 
-class _Chunk:
-    """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error."""
+class Chunk:
+    """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error.
+
+    Made by the map, read by it when the task has ended; the rest is the business of whoever runs it.
+    """
 
     def __init__(self, fn: Callable[..., Any], name: str, single: bool, inputs: list[Any]) -> None:
         self._fn = fn
@@ -29,6 +32,12 @@ class _Chunk:
         self._inputs = inputs
         self.results: list[Any] = []
         self.__qualname__ = name
+
+    def taken(self) -> tuple[Callable[..., Any], str, bool, list[Any]]:
+        """The arguments of a chunk elsewhere that is to run instead; this one forgets them."""
+        taken = self._fn, self.__qualname__, self._single, self._inputs
+        del self._fn, self._inputs
+        return taken
 
     def __call__(self, *state: Any) -> None:
         fn, inputs, results = self._fn, self._inputs, self.results
@@ -44,7 +53,7 @@ class _Chunk:
                 results.append(fn(*args))
 
 
-_Part: TypeAlias = tuple[Future[Any], _Chunk | None]
+_Part: TypeAlias = tuple[Future[Any], Chunk | None]
 
 
 class InOrder(deque[_Part]):
@@ -195,7 +204,7 @@ def _submitted(
     name, single = name_of(fn), len(iterables) == 1
     inputs = iter(iterables[0]) if single else zip(*iterables, strict=False)
     while some := list(islice(inputs, chunksize)):
-        chunk = _Chunk(fn, name, single, some)
+        chunk = Chunk(fn, name, single, some)
         yield submit(chunk), chunk
 
 
@@ -285,7 +294,7 @@ def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part], late_error: 
     return late_error
 
 
-def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[list[Any], Exception | None]:
+def _outcome(task: Future[Any], chunk: Chunk | None, deadline: Deadline) -> tuple[list[Any], Exception | None]:
     """The results of `task`, and the error that comes after them."""
     assert chunk is not None
     try:

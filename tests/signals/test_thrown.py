@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import gc
 import logging
 import random
 import sys
@@ -32,6 +33,15 @@ class Thrown(BaseException):
     """No user code raises it."""
 
 
+def nothing_thrown_is_left() -> bool:
+    """Whether the threads that log what came out of a worker have ended: `threading` does not know all of them.
+
+    On 3.11 what is thrown at a thread comes out of one that it has just started, when that one has not run yet.
+    """
+    gc.collect()
+    return not any(type(each) is Thrown for each in gc.get_objects())
+
+
 @pytest.fixture(autouse=True)
 def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is thrown into a thread may come out of a finalizer in there, or at the very end of the thread.
@@ -46,6 +56,7 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "unraisablehook", without(sys.unraisablehook))
     logging.disable()
     yield
+    until(nothing_thrown_is_left)
     logging.disable(logging.NOTSET)
 
 
@@ -195,29 +206,37 @@ def trace_from_here(tracer: ThrowAt) -> None:
     sys.settrace(tracer)
 
 
+def at_every_point(once: Callable[[ThrowAt], object]) -> int:
+    """Call `once` for each point in turn, up to the first that is not reached; how many points there are."""
+    at = 0
+    while True:
+        at += 1
+        tracer = ThrowAt(at)
+        try:
+            once(tracer)
+        except BaseException as exc:
+            exc.add_note(f"thrown at point {at}: {tracer.where}")
+            raise
+        if not tracer.where:
+            return at - 1
+
+
 @pytest.mark.timeout(300)
 @traces
 @pytest.mark.parametrize("workers", [1, 2])
 def test_at_every_point(workers: int) -> None:
     """Wherever it lands in a worker, at most its task fails, its states are torn down, and the pool goes on."""
-    at = 0
-    while True:
-        at += 1
-        tracer = ThrowAt(at)
+
+    def once(tracer: ThrowAt) -> None:
         case = Case(workers)
         case.pool.submit(int).result(PATIENCE)  # else the initializer may never have succeeded, and the pool be broken
-        try:
-            with suppress(Thrown):
-                case.pool.submit(trace_from_here, tracer).result(PATIENCE)
-            case.use()
-            tracer.at = 0
-            case.check()
-        except BaseException as exc:
-            exc.add_note(f"thrown at point {at}: {tracer.where}")
-            raise
-        if not tracer.where:
-            break
-    assert at > 15
+        with suppress(Thrown):
+            case.pool.submit(trace_from_here, tracer).result(PATIENCE)
+        case.use()
+        tracer.at = 0
+        case.check()
+
+    assert at_every_point(once) >= 15
 
 
 @pytest.mark.timeout(300)
@@ -266,31 +285,24 @@ def test_again_at_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("idle_timeout", [None, 0])
 def test_at_every_point_of_the_end(idle_timeout: float | None) -> None:
     """Wherever it lands while the pool is shut down: what was accepted is run, all is torn down, and the pool ends."""
-    at = 0
-    while True:
-        at += 1
-        tracer = ThrowAt(at)
+
+    def once(tracer: ThrowAt) -> None:
         case = Case(1, idle_timeout=idle_timeout)
         pool = case.pool
         view = pool.with_state(case.make, finalizer=case.torn_down.append)
-        try:
-            view.submit(id).result(PATIENCE)
-            with suppress(Thrown):
-                pool.submit(trace_from_here, tracer).result(PATIENCE)
-            held = allocate_lock()
-            held.acquire()
-            futures = [pool.submit(pass_through, held), view.submit(id), pool.submit(int)]
-            pool.shutdown(wait=False)
-            held.release()
-            case.end()
-            assert all(future.done() for future in futures)
-            assert len([future for future in futures if future.exception() is not None]) <= 1
-        except BaseException as exc:
-            exc.add_note(f"thrown at point {at}: {tracer.where}")
-            raise
-        if not tracer.where:
-            break
-    assert at > 30
+        view.submit(id).result(PATIENCE)
+        with suppress(Thrown):
+            pool.submit(trace_from_here, tracer).result(PATIENCE)
+        held = allocate_lock()
+        held.acquire()
+        futures = [pool.submit(pass_through, held), view.submit(id), pool.submit(int)]
+        pool.shutdown(wait=False)
+        held.release()
+        case.end()
+        assert all(future.done() for future in futures)
+        assert len([future for future in futures if future.exception() is not None]) <= 1
+
+    assert at_every_point(once) >= 30
 
 
 @pytest.fixture
@@ -373,7 +385,7 @@ def test_storm(backlog: int | None, calm: None) -> None:
 
 
 def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initializer has failed, and the worker is cut off before it has said so: the tasks fail all the same."""
+    """The initializer has failed, and the worker is cut off before it has said so: the task fails, or is refused."""
     true_close = getattr(*hook("Registry.close"))
 
     def close(registry: Any, reason: Any) -> None:
@@ -382,4 +394,5 @@ def test_while_the_pool_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(*hook("Registry.close"), close)
     with StatefulThreadPoolExecutor(1, initializer=int, initargs=("none",)) as pool:
-        assert isinstance(pool.submit(int).exception(PATIENCE), BrokenThreadPool)
+        with pytest.raises(BrokenThreadPool):  # by the submit, when the worker is faster
+            pool.submit(int).result(PATIENCE)
