@@ -13,12 +13,11 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
 
     In its thread. May be done again. Whoever submits relies on it, see `Workers`.
     """
-    workers, run_queue = registry.workers, registry.run_queue
+    workers = registry.workers
     workers.look_again()
     if (
         PACED
-        and run_queue.has_entries()
-        and run_queue.entries() - len(run_queue.tombstones) > len(workers.arriving)
+        and _too_few(registry, len(workers.arriving))
         and not registry.idle.workers
         and workers.breakage is None
         and not registry.forked
@@ -26,6 +25,15 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
         with suppress(Exception):  # no thread to be had, or no memory for one: this one is there
             workers.grow(late=True)
     workers.has_come(worker)
+
+
+def _too_few(registry: Registry, arriving: int) -> bool:
+    """Whether more tasks wait than workers are on their way."""
+    run_queue = registry.run_queue
+    entries = run_queue.entries()
+    if entries - len(run_queue.tombstones) > arriving:
+        return True
+    return entries > arriving and registry.backlog() > arriving  # there may be more tombstones counted than there are
 
 
 def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) -> None:
