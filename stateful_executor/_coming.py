@@ -17,7 +17,8 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
     workers.look_again()
     if (
         PACED
-        and _too_few(registry, len(workers.arriving))
+        and registry.run_queue.entries() > (arriving := len(workers.arriving))
+        and registry.backlog() > arriving  # looks at each task when there are tombstones among the entries
         and not registry.idle.workers
         and workers.breakage is None
         and not registry.forked
@@ -25,15 +26,6 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
         with suppress(Exception):  # no thread to be had, or no memory for one: this one is there
             workers.grow(late=True)
     workers.has_come(worker)
-
-
-def _too_few(registry: Registry, arriving: int) -> bool:
-    """Whether more tasks wait than workers are on their way."""
-    run_queue = registry.run_queue
-    entries = run_queue.entries()
-    if entries - len(run_queue.tombstones) > arriving:
-        return True
-    return entries > arriving and registry.backlog() > arriving  # there may be more tombstones counted than there are
 
 
 def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) -> None:

@@ -254,8 +254,10 @@ class Registry:
 
     def notify_if_work_pending(self) -> None:
         """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
-        if self.run_queue.has_entries():  # be it only tombstones: to look through all of it would take longer
-            error = self.wake()  # also starts one, for a task that relied on a worker whose start was interrupted
+        # An idle one looks itself whether there are but tombstones. To start one, for a task that relied on a worker
+        # whose start was interrupted, is dearer than to look.
+        if self.run_queue.has_entries() and not self.idle.wake_one() and self.workers.can_grow and self.backlog():
+            error = self.workers.grow()
             if error is not None:
                 self.no_worker(error)
         if self.permits is not None:
