@@ -18,12 +18,12 @@ from ._palette import (
     colours_of,
     height_of,
 )
-from ._timeline import LIMITS, Lane, Load, Steps, Timeline, levels, loads, merged, names_by_time, thinned, verdict
+from ._timeline import LIMITS, Lane, Load, Steps, Timeline, levels, loads, merged, names_by_time, short, thinned, verdict
 
 try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-except ImportError as missing:
+except ModuleNotFoundError as missing:
     raise ImportError("a picture needs matplotlib: pip install 'stateful-executor[plot]'") from missing
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _legend(timeline: Timeline, load: list[Load]) -> list[Patch]:
     of_names = colours_of(timeline)
     kinds = {span.kind for span in timeline.spans()}
     kinds |= {"check"} if "reset" in kinds else set()
-    shown = [Patch(color=colour, label=_short(name)) for name, colour in of_names.items()]
+    shown = [Patch(color=colour, label=_lines(short(name))) for name, colour in of_names.items()]
     if len(names_by_time(timeline)) > len(of_names):
         shown.append(Patch(color=OTHER_TASKS, label="other tasks"))
     shown += [Patch(color=OF_KIND[kind], label=label) for kind, label in KINDS.items() if kind in kinds]
@@ -151,13 +151,13 @@ def _legend(timeline: Timeline, load: list[Load]) -> list[Patch]:
         shown.append(Patch(color=FAILED, label="failed"))
     shown += [Patch(color=IDLE, label="worker idle"), Patch(color="none", label=" "), Patch(color="none", label="limited by")]
     limits = {part.limit() for part in load}
-    return shown + [Patch(color=OF_LIMIT[key], label=_short(label)) for key, label in LIMITS.items() if key in limits]
+    return shown + [Patch(color=OF_LIMIT[key], label=_lines(label)) for key, label in LIMITS.items() if key in limits]
 
 
-def _short(text: str) -> str:
+def _lines(text: str) -> str:
     """Broken into lines that leave room for the picture."""
     lines = [""]
-    for word in text.replace(".<locals>.", " ").split():
+    for word in text.split():
         if lines[-1] and len(lines[-1]) + len(word) >= 26:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()

@@ -6,10 +6,17 @@ from ._timeline import Block, Timeline, names_by_time
 
 OF_TASKS = ("#4c78a8", "#54a24b", "#b279a2", "#72b7b2", "#eeca3b", "#9d755d", "#2f4b7c")
 OTHER_TASKS = "#8a8f98"
-IDLE, FAILED, BACKLOG, BLOCKED, SCOPE = "#e9e9ec", "#e45756", "#4c78a8", "#e45756", "#b9c6d6"
+IDLE, FAILED, BACKLOG, BLOCKED, SCOPE = "#e9e9ec", "#e4211c", "#4c78a8", "#c51b7d", "#b9c6d6"
 OF_KIND = {"make": "#f58518", "check": "#ffbf79", "reset": "#ffbf79", "teardown": "#a0560a"}
 KINDS = {"make": "state made", "check": "state checked or reset", "teardown": "state torn down"}
-OF_LIMIT = {"busy": "#54a24b", "states": "#f58518", "backlog": "#e45756", "starved": "#b8bcc4", "none": "#ffffff"}
+OF_LIMIT = {
+    "busy": "#bfe3b9",
+    "states": "#f58518",
+    "backlog": "#c51b7d",
+    "handover": "#fff0a8",
+    "starved": "#a9afb9",
+    "none": "#ffffff",
+}
 
 
 def colours_of(timeline: Timeline) -> dict[str, str]:

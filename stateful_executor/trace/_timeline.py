@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -218,6 +217,7 @@ class Load(NamedTuple):
     idle: float
     alive: float
     blocked: float  # submitters that waited for a place in the backlog
+    backlog: float
 
     def limit(self) -> str:
         """What kept the pool from doing more: a key of `LIMITS`."""
@@ -227,6 +227,8 @@ class Load(NamedTuple):
             return "states"
         if self.idle < self.alive / 10:
             return "busy"
+        if self.backlog > max(1.0, self.idle):
+            return "handover"
         return "backlog" if self.blocked > 0.1 else "starved"
 
 
@@ -234,6 +236,7 @@ LIMITS = {
     "busy": "all workers busy",
     "states": "states being made, checked or torn down",
     "backlog": "backlog too small: workers idle while submitters wait",
+    "handover": "tasks so short that handing them over takes longer, or waits for the GIL",
     "starved": "starved: workers idle, nobody waits to submit",
 }
 
@@ -248,14 +251,15 @@ def loads(timeline: Timeline, parts: int) -> list[Load]:
         "on_states": [(s.begin, s.end) for s in timeline.spans() if s.kind in OF_STATES and s.depth == 0],
         "alive": [interval for lane in timeline.lanes for interval in lane.alive],
         "blocked": [(s.begin, s.end) for s in timeline.of_kind("blocked")],
+        "backlog": [(s.submitted, s.begin) for s in timeline.tasks()],
     }
     average = {kind: _averages(intervals, parts, width) for kind, intervals in kinds.items()}
     result = []
     for part in range(parts):
         alive, running, on_states = (average[kind][part] for kind in ("alive", "running", "on_states"))
         idle = max(0.0, alive - running - on_states)
-        blocked = average["blocked"][part]
-        result.append(Load(part * width, (part + 1) * width, running, on_states, idle, alive, blocked))
+        begin, blocked, backlog = part * width, average["blocked"][part], average["backlog"][part]
+        result.append(Load(begin, begin + width, running, on_states, idle, alive, blocked, backlog))
     return result
 
 
@@ -321,14 +325,14 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
+def short(name: str) -> str:
+    """Without the functions around it."""
+    return name.rpartition("<locals>.")[2]
+
+
 def names_by_time(timeline: Timeline) -> list[str]:
     """The functions of the tasks, those that took longest first."""
     seconds: dict[str, float] = {}
     for task in timeline.tasks():
         seconds[task.name] = seconds.get(task.name, 0.0) + task.end - task.begin
     return sorted(seconds, key=lambda name: -seconds[name])
-
-
-def at(steps: Steps, time: float) -> int:
-    """The count at `time`."""
-    return steps[max(0, bisect_right(steps, (time, 1 << 60)) - 1)][1]
