@@ -20,7 +20,7 @@ from typing import Any
 
 from _paired import burst, in_turn, noop, noop_with, spread
 
-from stateful_executor import StatefulThreadPoolExecutor, StatePolicy, trace
+from stateful_executor import StatefulThreadPoolExecutor, trace
 
 BAR = 1.5  # µs
 WORKERS = 4
@@ -49,10 +49,14 @@ def cpu_micros(work: Callable[[], object]) -> float:
     return (time.process_time() - start) * 1e6
 
 
-def check(options: dict[str, Any], submit_of: Submit, fn: Callable[..., object], tasks: int, rounds: int) -> list[float]:
+def check(
+    options: dict[str, Any], submit_of: Submit, fn: Callable[..., object], tasks: int, rounds: int
+) -> list[float]:
     """The costs of one round after the other, in µs: of `off` again, and of `on`."""
     with ExitStack() as stack:
-        never, before, recorded = (stack.enter_context(StatefulThreadPoolExecutor(WORKERS, **options)) for _ in range(3))
+        never, before, recorded = (
+            stack.enter_context(StatefulThreadPoolExecutor(WORKERS, **options)) for _ in range(3)
+        )
         with trace.record(before):
             bursts(submit_of(before), fn, tasks)
         stack.enter_context(trace.record(recorded, limit=tasks * 2))
@@ -72,7 +76,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--check", action="store_true", help=f"exit code 1 when to be recorded costs more than {BAR} µs")
+    parser.add_argument(
+        "--check", action="store_true", help=f"exit code 1 when to be recorded costs more than {BAR} µs"
+    )
     options = parser.parse_args()
     print(f"CPython {platform.python_version()}, {WORKERS} workers, {options.rounds} rounds of {options.tasks} tasks")
     missed = False

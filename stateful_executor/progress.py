@@ -31,11 +31,11 @@ from ._scope import Scope
 from ._stats import PoolStats
 
 try:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+    from rich.console import Console  # pyright: ignore[reportMissingImports]
+    from rich.live import Live  # pyright: ignore[reportMissingImports]
+    from rich.progress_bar import ProgressBar  # pyright: ignore[reportMissingImports]
+    from rich.table import Table  # pyright: ignore[reportMissingImports]
+    from rich.text import Text  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as missing:
     raise ImportError("a live bar needs rich: pip install 'stateful-executor[progress]'") from missing
 
@@ -108,7 +108,9 @@ def track(
 
     .. versionadded:: 0.1
     """
-    return _tracked(results, bar(of, total, description=description, workers=workers, interval=interval, console=console))
+    return _tracked(
+        results, bar(of, total, description=description, workers=workers, interval=interval, console=console)
+    )
 
 
 def _tracked(results: Iterable[T], shown: Bar) -> Iterator[T]:
@@ -141,7 +143,7 @@ class Bar:
     and, when that has ended, the one that ends the block. The rest is written once.
     """
 
-    def __init__(
+    def __init__(  # noqa: D107  # made by `bar`
         self,
         of: StatefulThreadPoolExecutor[Any] | Scope[Any],
         total: int | None,
@@ -172,6 +174,7 @@ class Bar:
         self._parker = Parker()  # on which the bar's thread sleeps; woken by the end of the block
 
     def __enter__(self) -> Self:
+        """Begin to count, and to show."""
         self._first: PoolStats = self._pool.stats()
         self._began = time.monotonic()
         self._output: Output = self._output_of_console()
@@ -325,7 +328,7 @@ class _Notebook:
     """One output of a cell, drawn anew. Made by the thread that runs the cell, to which that output belongs."""
 
     def __init__(self) -> None:
-        from IPython.display import display
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
 
         self._handle: Any = display(Text(""), display_id=True)
 

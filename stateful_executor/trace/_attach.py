@@ -42,7 +42,7 @@ class Pool(Protocol):
     @property
     def _registry(self) -> Registry: ...
 
-    scope: Callable[..., Scope[Any]]
+    def scope(self, *, fail_fast: bool = False, timeout: float | None = None) -> Scope[Any]: ...
 
 
 class TimedTask:
@@ -76,7 +76,7 @@ def _decorator(logs: Logs, inner: TaskDecorator | None) -> TaskDecorator:
     """What `Registry.decorate` is meanwhile, around the one that was there before."""
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        named = fn.func if type(fn) is partial else fn  # most often what `submit` made, to bind keywords
+        named: Any = fn.func if isinstance(fn, partial) else fn  # most often what `submit` made, to bind keywords
         name = named.__qualname__ if type(named) is FunctionType else name_of(named)  # a call less for most
         return TimedTask(fn if inner is None else inner(fn), name, logs)
 
@@ -231,9 +231,9 @@ class TracedScope(Scope[Any]):
             error = None  # no cycle from it by its traceback to this frame
 
 
-def _scope_of(ref: weakref.ref[Any], **options: Any) -> Scope[Any]:
+def _scope_of(ref: Callable[[], Any], **options: Any) -> Scope[Any]:
     """`pool.scope` while it is recorded; keeps no pool alive."""
-    pool = ref()
+    pool: Any = ref()
     scope: Scope[Any] = type(pool).scope(pool, **options)
     if type(scope) is Scope:
         scope.__class__ = TracedScope
@@ -268,7 +268,7 @@ class Attachment:
             _states_of(worker).ask(Switch(logs))
         if registry.permits is not None:
             registry.permits.left_line = partial(_left_line, registry.permits, logs)  # type: ignore[method-assign]
-        pool.scope = partial(_scope_of, self._pool)  # type: ignore[misc]
+        pool.scope = partial(_scope_of, self._pool)  # type: ignore[method-assign]
         registry.decorate = _decorator(logs, self._decorated_before)
 
     def detach(self) -> None:
@@ -285,8 +285,8 @@ class Attachment:
 
     def waiting(self) -> list[TimedTask]:
         """The tasks in the backlog."""
-        tasks = [task._fn for task in self.registry.run_queue.pending()]
-        return [task for task in tasks if type(task) is TimedTask]
+        tasks: list[object] = [task._fn for task in self.registry.run_queue.pending()]
+        return [task for task in tasks if isinstance(task, TimedTask)]
 
 
 def _new_worker(make: Callable[[], PoolWorker]) -> PoolWorker:

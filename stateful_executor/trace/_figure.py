@@ -18,16 +18,30 @@ from ._palette import (
     colours_of,
     height_of,
 )
-from ._timeline import LIMITS, Lane, Load, Steps, Timeline, levels, loads, merged, names_by_time, short, thinned, verdict
+from ._timeline import (
+    LIMITS,
+    Lane,
+    Load,
+    Steps,
+    Timeline,
+    levels,
+    loads,
+    merged,
+    names_by_time,
+    short,
+    thinned,
+    verdict,
+)
 
 try:
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+    from matplotlib.patches import Patch  # pyright: ignore[reportMissingImports]
+    from matplotlib.ticker import MaxNLocator  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as missing:
     raise ImportError("a picture needs matplotlib: pip install 'stateful-executor[plot]'") from missing
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes  # pyright: ignore[reportMissingImports]
 
 RESOLUTION = 1500  # what is shorter than this part of the whole is drawn together with its neighbours
 PARTS = 300  # of the time, in the strip that says what limits the pool
@@ -73,7 +87,14 @@ def _workers(axis: Axes, timeline: Timeline, scopes: list[list[tuple[float, floa
     few = len(timeline.lanes) <= 40
     shown = range(len(timeline.lanes)) if few else range(0, len(timeline.lanes), 1 + len(timeline.lanes) // 40)
     ticks = [*shown, *(-0.8 - 0.7 * number for number in range(len(scopes)))]
-    axis.set_yticks(ticks, [*(timeline.lanes[number].name for number in shown), *("scopes" for _ in scopes[:1]), *("" for _ in scopes[1:])])
+    axis.set_yticks(
+        ticks,
+        [
+            *(timeline.lanes[number].name for number in shown),
+            *("scopes" for _ in scopes[:1]),
+            *("" for _ in scopes[1:]),
+        ],
+    )
     axis.set_ylim(max(len(timeline.lanes), 1) - 0.5, -0.6 - 0.7 * len(scopes))
 
 
@@ -126,12 +147,14 @@ def _area(axis: Axes, steps: Steps, end: float, factor: float, colour: str) -> N
     axis.fill_between(times, numbers, step="post", color=colour, alpha=0.55, linewidth=0)
     axis.step(times, numbers, where="post", color=colour, linewidth=0.6)
     axis.set_ylim(0, max([*numbers, 1]) * 1.15)
-    axis.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
 
 
 def _limits(axis: Axes, load: list[Load], factor: float) -> None:
     intervals = [(part.begin, part.end) for part in load]
-    axis.broken_barh(_scaled(intervals, factor), (0, 1), facecolors=[OF_LIMIT[part.limit()] for part in load], linewidth=0)
+    axis.broken_barh(
+        _scaled(intervals, factor), (0, 1), facecolors=[OF_LIMIT[part.limit()] for part in load], linewidth=0
+    )
     axis.set_yticks([])
     axis.set_ylim(0, 1)
     axis.set_ylabel("limited by", rotation=0, ha="right", va="center", fontsize=8)
@@ -149,7 +172,11 @@ def _legend(timeline: Timeline, load: list[Load]) -> list[Patch]:
         shown.append(Patch(color="none", label="x  state discarded"))
     if any(span.failed for span in timeline.spans()):
         shown.append(Patch(color=FAILED, label="failed"))
-    shown += [Patch(color=IDLE, label="worker idle"), Patch(color="none", label=" "), Patch(color="none", label="limited by")]
+    shown += [
+        Patch(color=IDLE, label="worker idle"),
+        Patch(color="none", label=" "),
+        Patch(color="none", label="limited by"),
+    ]
     limits = {part.limit() for part in load}
     return shown + [Patch(color=OF_LIMIT[key], label=_lines(label)) for key, label in LIMITS.items() if key in limits]
 

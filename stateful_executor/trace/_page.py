@@ -8,17 +8,17 @@ from ._palette import BACKLOG, BLOCKED, FAILED, IDLE, KINDS, OF_KIND, OF_LIMIT, 
 from ._timeline import LIMITS, Block, Load, Steps, Timeline, duration, levels, loads, merged, short, thinned, verdict
 
 try:
-    import numpy as np
-    from bokeh.embed import file_html
-    from bokeh.layouts import column
-    from bokeh.models import BasicTicker, ColumnDataSource, CustomJS, Div, HoverTool, Range1d
-    from bokeh.plotting import figure
-    from bokeh.resources import INLINE
+    import numpy as np  # pyright: ignore[reportMissingImports]
+    from bokeh.embed import file_html  # pyright: ignore[reportMissingImports]
+    from bokeh.layouts import column  # pyright: ignore[reportMissingImports]
+    from bokeh.models import BasicTicker, ColumnDataSource, CustomJS, Div, HoverTool, Range1d  # pyright: ignore[reportMissingImports]
+    from bokeh.plotting import figure  # pyright: ignore[reportMissingImports]
+    from bokeh.resources import INLINE  # pyright: ignore[reportMissingImports]
 except ModuleNotFoundError as missing:
     raise ImportError("a page needs bokeh: pip install 'stateful-executor[page]'") from missing
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure as Figure
+    from bokeh.plotting import figure as Figure  # noqa: N812  # pyright: ignore[reportMissingImports]
 
 AT_ONCE = 20_000  # bars that a browser draws in no time
 RESOLUTION = 2000  # where there are more, what is shorter than this part of the whole is drawn together
@@ -54,11 +54,16 @@ def page(timeline: Timeline) -> str:
     end = timeline.end or 1e-6
     scopes = levels(timeline.of_kind("scope"))
     rows = len(timeline.lanes) + len(scopes)
-    x_range = Range1d(0, end * 1e3, bounds=(-end * 50, end * 1050), min_interval=min(CLOSEST, end * 1e3))
+    x_range = Range1d(start=0, end=end * 1e3, bounds=(-end * 50, end * 1050), min_interval=min(CLOSEST, end * 1e3))
     tools = "xwheel_zoom,xpan,xbox_zoom,reset,save"
-    options: dict[str, Any] = {"x_range": x_range, "tools": tools, "sizing_mode": "stretch_width", "min_border_left": 110}
+    options: dict[str, Any] = {
+        "x_range": x_range,
+        "tools": tools,
+        "sizing_mode": "stretch_width",
+        "min_border_left": 110,
+    }
     height = min(MOST, max(LEAST, ROW * rows) + 60)
-    workers = figure(height=height, y_range=Range1d(rows - 0.4, -0.6), active_scroll="xwheel_zoom", **options)
+    workers = figure(height=height, y_range=Range1d(start=rows - 0.4, end=-0.6), active_scroll="xwheel_zoom", **options)
     _workers(workers, timeline, x_range)
     for number, row in enumerate(scopes, len(timeline.lanes)):
         workers.hbar(
@@ -80,7 +85,8 @@ def page(timeline: Timeline) -> str:
     lines = "<br>".join(_escaped(line) for line in verdict(timeline, load))
     head = Div(text=f"<b>{_escaped(timeline.title)}</b>: {lines}{_legend(timeline)}", sizing_mode="stretch_width")
     title = f"{timeline.title}: what each worker did"
-    return file_html(column(head, *plots, sizing_mode="stretch_width"), INLINE, title)
+    text: str = file_html(column(head, *plots, sizing_mode="stretch_width"), INLINE, title)
+    return text
 
 
 def _workers(plot: Figure, timeline: Timeline, x_range: Range1d) -> None:
@@ -103,7 +109,9 @@ def _workers(plot: Figure, timeline: Timeline, x_range: Range1d) -> None:
 
 def _bars(plot: Figure, timeline: Timeline, resolution: float) -> Any:
     of_names = colours_of(timeline)
-    found = [(number, lane, block) for number, lane in enumerate(timeline.lanes) for block in merged(lane.spans, resolution)]
+    found = [
+        (number, lane, block) for number, lane in enumerate(timeline.lanes) for block in merged(lane.spans, resolution)
+    ]
     found.sort(key=lambda one: one[2].begin)
     blocks = [block for _, _, block in found]
     names = {name: short(name) for block in blocks for name in (block.name,)}
@@ -114,7 +122,9 @@ def _bars(plot: Figure, timeline: Timeline, resolution: float) -> Any:
         "left": np.array([block.begin for block in blocks]) * 1e3,
         "right": np.array([block.end for block in blocks]) * 1e3,
         "colour": [FAILED if block.failed and block.spans == 1 else colour_of(block, of_names) for block in blocks],
-        "name": [names[block.name] if block.kind == "task" else f"{block.kind} {names[block.name]}" for block in blocks],
+        "name": [
+            names[block.name] if block.kind == "task" else f"{block.kind} {names[block.name]}" for block in blocks
+        ],
         "note": [_note(block) for block in blocks],
         "took": [duration(block.busy) for block in blocks],
         "waited": [duration(block.waited) for block in blocks],
@@ -152,16 +162,14 @@ def _counts(label: str, steps: Steps, end: float, colour: str, options: dict[str
 
 
 def _limits(load: list[Load], options: dict[str, Any]) -> Figure:
-    plot = figure(height=85, y_range=Range1d(0, 1), **options)
-    drawn = plot.hbar(
-        y=[0.5] * len(load),
-        left=[part.begin * 1e3 for part in load],
-        right=[part.end * 1e3 for part in load],
-        height=1,
-        color=[OF_LIMIT[part.limit()] for part in load],
-        name="limits",
-    )
-    drawn.data_source.data["limit"] = [LIMITS.get(part.limit(), "no worker") for part in load]
+    plot = figure(height=85, y_range=Range1d(start=0, end=1), **options)
+    data = {
+        "left": [part.begin * 1e3 for part in load],
+        "right": [part.end * 1e3 for part in load],
+        "colour": [OF_LIMIT[part.limit()] for part in load],
+        "limit": [LIMITS.get(part.limit(), "no worker") for part in load],
+    }
+    drawn = plot.hbar(y=0.5, left="left", right="right", height=1, color="colour", source=ColumnDataSource(data))
     plot.add_tools(HoverTool(renderers=[drawn], tooltips="@limit", point_policy="follow_mouse"))
     plot.yaxis.ticker = []
     plot.yaxis.axis_label = "limit"
@@ -184,5 +192,3 @@ def _legend(timeline: Timeline) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from ._timeline import OF_STATES, Lane, Span, Steps, Timeline, thinned
 
@@ -24,8 +24,8 @@ STEPS = 20_000  # of each counter, about
 
 def write(timeline: Timeline, path: Path) -> None:
     """Write `timeline` to `path`, compressed when that ends with .gz."""
-    opened = gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
-    with cast("IO[str]", opened) as file:
+    compressed = path.suffix == ".gz"
+    with gzip.open(path, "wt", encoding="utf-8") if compressed else path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
         separator = ""
         for event in events(timeline):

@@ -16,7 +16,7 @@ from ._perfetto import write
 from ._timeline import Span, Timeline, nested, timeline
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
 LIMIT = 200_000
 
@@ -34,9 +34,9 @@ def record(pool: StatefulThreadPoolExecutor[Any], *, limit: int = LIMIT) -> Reco
     worker that runs a task just now from when that has ended. To see the teardowns at the end of the pool, have its
     `with` block inside this one, or stop the recording after it; it need not be stopped, and keeps no pool alive.
 
-    A pool that is not recorded pays nothing. One that is pays about 1 µs of CPU time for each task (see `benchmarks/tracing.py`),
-    by a `task_decorator` of sorts, whose frame is one more in the tracebacks of tasks; nothing is kept of a task but
-    its function's name and its times.
+    A pool that is not recorded pays nothing. One that is pays about 1 µs of CPU time for each task
+    (`benchmarks/tracing.py`), by a `task_decorator` of sorts, whose frame is one more in the tracebacks of tasks.
+    Nothing is kept of a task but its function's name and its times.
 
     Parameters:
         pool: The pool to record; one recording at a time.

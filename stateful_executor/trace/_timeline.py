@@ -118,7 +118,9 @@ def timeline(title: str, end: float, bound: int | None, spans: list[Span], is_cu
         if span.lane:
             lanes.setdefault(span.lane, []).append(span)
     others = sorted((span for span in spans if not span.lane), key=lambda span: span.begin)
-    return Timeline(title, end, bound, [_lane(name, lanes[name], end) for name in sorted(lanes, key=_key)], others, is_cut)
+    return Timeline(
+        title, end, bound, [_lane(name, lanes[name], end) for name in sorted(lanes, key=_key)], others, is_cut
+    )
 
 
 def nested(spans: list[Span]) -> list[Span]:
@@ -207,6 +209,9 @@ def thinned(steps: Steps, resolution: float) -> Steps:
     return kept
 
 
+OFTEN = 0.1  # of the time
+
+
 class Load(NamedTuple):
     """What the workers did, on average, in one part of the time. The first four add up to `alive`."""
 
@@ -229,7 +234,7 @@ class Load(NamedTuple):
             return "busy"
         if self.backlog > max(1.0, self.idle):
             return "handover"
-        return "backlog" if self.blocked > 0.1 else "starved"
+        return "backlog" if self.blocked > OFTEN else "starved"
 
 
 LIMITS = {
@@ -319,10 +324,9 @@ def verdict(timeline: Timeline, load: list[Load]) -> list[str]:
 
 def duration(seconds: float) -> str:
     """For a person."""
-    for unit, factor in ("s", 1.0), ("ms", 1e3), ("µs", 1e6):
-        if seconds * factor >= 1 or unit == "µs":
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:,.0f} {unit}"
-    raise AssertionError
+    unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
+    number = seconds * factor
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
 
 
 def short(name: str) -> str:
