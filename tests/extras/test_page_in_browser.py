@@ -46,7 +46,7 @@ SHOWN = """
 RANGE = "() => { const plot = Bokeh.documents[0].roots()[0].children[1]; return plot.x_range.end - plot.x_range.start }"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -59,7 +59,7 @@ def opened(browser: Any, recording: Recording, path: Path) -> Any:
     page = browser.new_page(viewport={"width": 1200, "height": 650})
     page.context.set_offline(True)
     page.faults = []
-    page.on("pageerror", page.faults.append)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
     page.on("request", lambda asked: asked.url.startswith(("file:", "data:", "blob:")) or page.faults.append(asked.url))
     page.goto(path.as_uri())

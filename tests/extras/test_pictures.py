@@ -106,7 +106,7 @@ def test_the_picture(ending: str, tmp_path: Path) -> None:
 
 def test_the_picture_of_many_tasks_has_few_bars(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'stateful-executor[plot]'")
-    figure = many(20_000).plot(tmp_path / "timeline.png")
+    figure = many(10_000).plot(tmp_path / "timeline.png")
     assert sum(len(bars.get_paths()) for bars in figure.axes[0].collections) < 4 * 1500
     assert (tmp_path / "timeline.png").stat().st_size < 150_000
 
@@ -127,8 +127,7 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     pytest.importorskip("bokeh", reason="pip install 'stateful-executor[page]'")
     everything().html(tmp_path / "timeline.html")
     html = (tmp_path / "timeline.html").read_text(encoding="utf-8")
-    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)\s*=", html)
-    assert "</script><b>" not in html.partition("</head>")[2].partition("<script")[2][:200]
+    assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)\s*=\s*["']?(?:https?:|//)""", html)
 
 
 def test_the_page_of_nothing(tmp_path: Path) -> None:

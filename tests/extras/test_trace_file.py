@@ -130,7 +130,7 @@ def test_while_it_goes_on(tmp_path: Path) -> None:
 
 
 def test_many_tasks(tmp_path: Path) -> None:
-    events = saved(many(20_000), tmp_path / "trace.json")
+    events = saved(many(8_000), tmp_path / "trace.json")
     check_all(events)
-    assert sum(event["ph"] == "X" for event in events) == 20_000
-    assert len(events) < 150_000  # counters are thinned out
+    assert sum(event["ph"] == "X" for event in events) == 8_000
+    assert len(events) < 60_000  # counters are thinned out
