@@ -177,6 +177,7 @@ class Bar:
         """Begin to count, and to show."""
         self._first: PoolStats = self._pool.stats()
         self._began = time.monotonic()
+        self._samples.append((self._began, 0))
         self._output: Output = self._output_of_console()
         self._thread = threading.Thread(target=self._show, name="stateful_executor.progress", daemon=True)
         try:
@@ -212,7 +213,7 @@ class Bar:
         return Figures(done, failed, stats.running, stats.backlog, blocked, now - self._began, rate, left)
 
     def _rate(self, now: float, done: int) -> float:
-        since, before = self._samples[0] if self._samples else (self._began, 0)
+        since, before = self._samples[0]
         return (done - before) / (now - since) if now > since else 0.0
 
     # Drawing

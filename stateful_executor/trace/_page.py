@@ -61,6 +61,7 @@ def page(timeline: Timeline) -> str:
         "tools": tools,
         "sizing_mode": "stretch_width",
         "min_border_left": 110,
+        "lod_threshold": None,  # else it draws in grey, and less, while one zooms
     }
     height = min(MOST, max(LEAST, ROW * rows) + 60)
     workers = figure(height=height, y_range=Range1d(start=rows - 0.4, end=-0.6), active_scroll="xwheel_zoom", **options)
