@@ -25,6 +25,7 @@ from ._timeline import (
     Steps,
     Timeline,
     levels,
+    limits,
     loads,
     merged,
     names_by_time,
@@ -153,7 +154,7 @@ def _area(axis: Axes, steps: Steps, end: float, factor: float, colour: str) -> N
 def _limits(axis: Axes, load: list[Load], factor: float) -> None:
     intervals = [(part.begin, part.end) for part in load]
     axis.broken_barh(
-        _scaled(intervals, factor), (0, 1), facecolors=[OF_LIMIT[part.limit()] for part in load], linewidth=0
+        _scaled(intervals, factor), (0, 1), facecolors=[OF_LIMIT[limit] for limit in limits(load)], linewidth=0
     )
     axis.set_yticks([])
     axis.set_ylim(0, 1)
@@ -177,8 +178,8 @@ def _legend(timeline: Timeline, load: list[Load]) -> list[Patch]:
         Patch(color="none", label=" "),
         Patch(color="none", label="limited by"),
     ]
-    limits = {part.limit() for part in load}
-    return shown + [Patch(color=OF_LIMIT[key], label=_lines(label)) for key, label in LIMITS.items() if key in limits]
+    found = set(limits(load))
+    return shown + [Patch(color=OF_LIMIT[key], label=_lines(label)) for key, label in LIMITS.items() if key in found]
 
 
 def _lines(text: str) -> str:

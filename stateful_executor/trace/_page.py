@@ -5,7 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._palette import BACKLOG, BLOCKED, FAILED, IDLE, KINDS, OF_KIND, OF_LIMIT, SCOPE, colour_of, colours_of, height_of
-from ._timeline import LIMITS, Block, Load, Steps, Timeline, duration, levels, loads, merged, short, thinned, verdict
+from ._timeline import (
+    LIMITS,
+    Block,
+    Load,
+    Steps,
+    Timeline,
+    duration,
+    levels,
+    limits,
+    loads,
+    merged,
+    short,
+    thinned,
+    verdict,
+)
 
 try:
     import numpy as np  # pyright: ignore[reportMissingImports]
@@ -167,8 +181,8 @@ def _limits(load: list[Load], options: dict[str, Any]) -> Figure:
     data = {
         "left": [part.begin * 1e3 for part in load],
         "right": [part.end * 1e3 for part in load],
-        "colour": [OF_LIMIT[part.limit()] for part in load],
-        "limit": [LIMITS.get(part.limit(), "no worker") for part in load],
+        "colour": [OF_LIMIT[limit] for limit in limits(load)],
+        "limit": [LIMITS.get(limit, "no worker") for limit in limits(load)],
     }
     drawn = plot.hbar(y=0.5, left="left", right="right", height=1, color="colour", source=ColumnDataSource(data))
     plot.add_tools(HoverTool(renderers=[drawn], tooltips="@limit", point_policy="follow_mouse"))
@@ -182,7 +196,8 @@ def _legend(timeline: Timeline) -> str:
     kinds = {span.kind for span in timeline.spans()}
     shown = [(short(name), colour) for name, colour in colours_of(timeline).items()]
     shown += [(label, OF_KIND[kind]) for kind, label in KINDS.items() if kind in kinds]
-    shown += [("failed", FAILED), ("worker idle", IDLE)]
+    shown += [("failed", FAILED)] if any(span.failed for span in timeline.spans()) else []
+    shown += [("worker idle", IDLE)]
     boxes = "".join(
         f'<span style="background: {colour}; display: inline-block; width: 1em; height: 0.8em; margin: 0 0.3em 0 1em">'
         f"</span>{_escaped(name)}"

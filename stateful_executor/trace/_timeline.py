@@ -209,7 +209,8 @@ def thinned(steps: Steps, resolution: float) -> Steps:
     return kept
 
 
-OFTEN = 0.1  # of the time
+OFTEN = 0.1  # of the time of one part
+SOON = 6  # parts
 
 
 class Load(NamedTuple):
@@ -224,25 +225,35 @@ class Load(NamedTuple):
     blocked: float  # submitters that waited for a place in the backlog
     backlog: float
 
-    def limit(self) -> str:
-        """What kept the pool from doing more: a key of `LIMITS`."""
-        if self.alive == 0:
-            return "none"
-        if self.on_states >= self.alive / 4:
-            return "states"
-        if self.idle < self.alive / 10:
-            return "busy"
-        if self.backlog > max(1.0, self.idle):
-            return "handover"
-        return "backlog" if self.blocked > OFTEN else "starved"
+
+def limits(load: list[Load]) -> list[str]:
+    """What kept the pool from doing more in each part of the time: a key of `LIMITS`.
+
+    A backlog is too small when workers become idle soon after submitters had to wait: what these would have submitted
+    meanwhile is what the workers lack now.
+    """
+    result = []
+    for number, part in enumerate(load):
+        of_late = sum(earlier.blocked for earlier in load[max(0, number - SOON) : number + 1])
+        if part.alive == 0:
+            result.append("none")
+        elif part.on_states >= part.alive / 4:
+            result.append("states")
+        elif part.idle < part.alive / 10:
+            result.append("busy")
+        elif part.backlog > max(1.0, part.idle):
+            result.append("handover")
+        else:
+            result.append("backlog" if of_late > OFTEN else "starved")
+    return result
 
 
 LIMITS = {
     "busy": "all workers busy",
     "states": "states being made, checked or torn down",
-    "backlog": "backlog too small: workers idle while submitters wait",
+    "backlog": "backlog too small: workers idle as submitters have to wait, or soon after",
     "handover": "tasks so short that handing them over takes longer, or waits for the GIL",
-    "starved": "starved: workers idle, nobody waits to submit",
+    "starved": "starved: workers idle, nobody has to wait to submit",
 }
 
 

@@ -1,4 +1,4 @@
-"""The page in a headless Chromium, from the file system and without a network. PICTURES=FOLDER keeps the screenshots."""
+"""The page in a headless Chromium, from the file system, without a network. PICTURES=FOLDER keeps the screenshots."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ MIDDLE = """
 """
 TOOLTIP = "() => [...Bokeh.index.query(() => true)].map(view => view.el?.shadowRoot?.textContent ?? '').join(' ')"
 SHOWN = """
-() => [...Bokeh.index.query(() => true)].filter(view => view.model.type === "GlyphRenderer" && view.model.data_source.data.took)
-    .filter(view => view.model.visible).map(view => view.model.data_source.data.left.length)
+() => [...Bokeh.index.query(() => true)].map(view => view.model)
+    .filter(model => model.type === "GlyphRenderer" && model.visible && model.data_source.data.took)
+    .map(model => model.data_source.data.left.length)
 """
 RANGE = "() => { const plot = Bokeh.documents[0].roots()[0].children[1]; return plot.x_range.end - plot.x_range.start }"
 

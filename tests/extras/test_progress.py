@@ -120,7 +120,10 @@ def test_an_error_comes_out_of_the_loop(plain: io.StringIO) -> None:
 def test_plain_lines_are_seldom(plain: io.StringIO) -> None:
     """Of a short block there is one, at the end; without control characters, and without a bar."""
     with StatefulThreadPoolExecutor(2, "w") as pool:
-        with progress.bar(pool, 50, description="loading", console=console(plain, terminal=False)), pool.scope() as scope:
+        with (
+            progress.bar(pool, 50, description="loading", console=console(plain, terminal=False)),
+            pool.scope() as scope,
+        ):
             for _ in range(50):
                 scope.submit(nothing)
     (line,) = plain.getvalue().splitlines()
@@ -150,7 +153,9 @@ def test_plain_lines_while_it_goes_on(plain: io.StringIO) -> None:
             until(lambda: "1 running, backlog 1 of 4" in plain.getvalue())
             until(lambda: "w_0, Event.wait, " in plain.getvalue())
             go_on.set()
-    assert re.search(r"^w: 1 of 10 done, 1 running, backlog 1 of 4, [\d,.]+/s, .* left$", plain.getvalue(), re.MULTILINE)
+    assert re.search(
+        r"^w: 1 of 10 done, 1 running, backlog 1 of 4, [\d,.]+/s, .* left$", plain.getvalue(), re.MULTILINE
+    )
     assert re.search(r"^  w_0, idle, [\d.]+ s, 3 ended$", plain.getvalue(), re.MULTILINE)
 
 
@@ -229,7 +234,9 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], text
         progress.bar(**({"of": pool} | arguments))
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.4, "9.4 s"), (65, "1:05"), (3 * 3600 + 61, "3:01:01")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.4, "9.4 s"), (65, "1:05"), (3 * 3600 + 61, "3:01:01")]
+)
 def test_clock(seconds: float, text: str) -> None:
     assert _clock(seconds) == text
 

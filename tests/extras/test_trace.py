@@ -127,7 +127,7 @@ def test_names(copy_context: bool, caplog: pytest.LogCaptureFixture) -> None:
                 future.result()
             with caplog.at_level(logging.ERROR):
                 pool.submit(fail)
-                until(lambda: gc.collect() and caplog.records or caplog.records)
+                until(lambda: (gc.collect() and caplog.records) or caplog.records)
     assert Counter(span.name for span in tasks(recording)) == {"nothing": 6, "fail": 1}
     assert "fail" in caplog.text
 
