@@ -229,12 +229,15 @@ class Bar:
         """In a thread of its own."""
         try:
             with self._output as output:
-                while not self._over:
-                    if not self._parker.park(self._interval or output.pause(time.monotonic() - self._began)):
-                        self._draw(output)
-                self._draw(output)
+                self._draw_on(output)
         except Exception:  # the terminal is closed, say: the tasks go on
             tell(logger.warning, "the bar of %s can be shown no more", self._registry.name)
+
+    def _draw_on(self, output: Output) -> None:
+        while not self._over:
+            if not self._parker.park(self._interval or output.pause(time.monotonic() - self._began)):
+                self._draw(output)
+        self._draw(output)
 
     def _draw(self, output: Output) -> None:
         figures = self.figures()

@@ -111,7 +111,7 @@ def test_an_error_comes_out_of_the_loop(plain: io.StringIO) -> None:
     with StatefulThreadPoolExecutor(1) as pool:
         with pytest.raises(LookupError):
             list(progress.track(pool.map(fail, range(3)), pool, console=console(plain, terminal=False)))
-    assert re.search(r": 0 done, [123] failed, ", plain.getvalue())  # or cancelled
+    assert " 0 done, " in last_line(plain)  # results, not tasks
 
 
 # Showing

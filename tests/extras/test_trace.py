@@ -1,4 +1,4 @@
-"""`trace.record`: what is written down of tasks, states, submitters and scopes; and that all is as before afterwards."""
+"""`trace.record`: what is written down of tasks, states, submitters and scopes; and that nothing of it stays."""
 
 from __future__ import annotations
 
@@ -389,7 +389,8 @@ def test_the_core_imports_nothing_of_it() -> None:
         pool.submit(int).result()
         pool.stats()
         pool.shutdown()
-        print(*(name for name in sys.modules if name.startswith(("stateful_executor.trace", "stateful_executor.progress"))))
+        optional = "stateful_executor.trace", "stateful_executor.progress"
+        print(*(name for name in sys.modules if name.startswith(optional)))
     """
     assert run_well(script) == [""]
 

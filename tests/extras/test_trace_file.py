@@ -1,23 +1,26 @@
 """The saved file against the description of its format, "Trace Event Format" by Google, field by field.
 
-That says: an object with `traceEvents`, in which each event has a name, a phase `ph`, a process and a thread `pid` and
-`tid`; a time `ts` in microseconds, but for metadata. A complete event (`X`) has its `dur`, and those of one thread nest.
-A nestable async event has a category and an `id`, and each beginning (`b`) one end (`e`) of the same category, id and
-name. An instant (`i`) has a scope `s`: `g`, `p` or `t`. The `args` of a counter (`C`) are numbers. The metadata used here
-(`M`) has a `name`, or a `sort_index`.
+That says: an object with `traceEvents`, in which each event has a name, a phase `ph`, a process `pid` and a thread
+`tid`; a time `ts` in microseconds, but for metadata. A complete event (`X`) has its `dur`, and those of one thread
+nest. A nestable async event has a category and an `id`, and each beginning (`b`) one end (`e`) of the same category, id
+and name. An instant (`i`) has a scope `s`: `g`, `p` or `t`. The `args` of a counter (`C`) are numbers. The metadata
+used here (`M`) has a `name`, or a `sort_index`.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from recordings import everything, many
+from threads import until
 
+from stateful_executor import StatefulThreadPoolExecutor, trace
 from stateful_executor.trace import Recording
 
 Event = dict[str, Any]
@@ -35,9 +38,8 @@ METADATA = {"process_name": {"name": str}, "thread_name": {"name": str}, "thread
 
 def saved(recording: Recording, path: Path) -> list[Event]:
     recording.save(path)
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        content = json.load(file)
+    written = path.read_bytes()
+    content = json.loads(gzip.decompress(written) if path.suffix == ".gz" else written)
     assert content["displayTimeUnit"] in ("ms", "ns")
     events: list[Event] = content["traceEvents"]
     return events
@@ -112,12 +114,6 @@ def test_the_backlog_never_exceeds_its_bound(tmp_path: Path) -> None:
 
 def test_while_it_goes_on(tmp_path: Path) -> None:
     """What has not ended is there, and said to be so."""
-    import threading
-
-    from threads import until
-
-    from stateful_executor import StatefulThreadPoolExecutor, trace
-
     go_on = threading.Event()
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait, 20)
