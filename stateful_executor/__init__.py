@@ -1,4 +1,7 @@
-"""`StatefulThreadPoolExecutor`: a `ThreadPoolExecutor` whose workers own a state, with a bounded backlog and scopes."""
+"""`StatefulThreadPoolExecutor`: a `ThreadPoolExecutor` whose workers own a state, with a bounded backlog and scopes.
+
+`StatefulProcessPoolExecutor` is the same on processes.
+"""
 
 # ARCHITECTURE.md is the map: the layers, the life of a task, the protocols. The words used inside:
 #
@@ -20,6 +23,10 @@
 #   generation      what `discard_all` changes in a binding: states of an older one are stale
 #   lifetime        how long a scope's own states live
 #   group           the tasks of a scope that have not ended
+#   remote worker   a worker elsewhere, in a process of its own; a worker of ours has one, and lends it to each task
+#   handle          a remote worker as that state of ours
+#   server          what runs in a remote worker
+#   wire            how calls, results and errors travel to it and back
 #   helper, owner, home, member, holder   a worker, a pool or a task, as far as a lower layer needs one
 
 from typing import TYPE_CHECKING
@@ -29,7 +36,7 @@ from ._pool import StatefulThreadPoolExecutor
 from ._scope import Scope
 from ._stats import PoolStats
 from ._view import StateView
-from .errors import BacklogFull, InitializerError
+from .errors import BacklogFull, InitializerError, WorkerLost
 
 __all__ = [
     "BacklogFull",
@@ -38,15 +45,24 @@ __all__ = [
     "Scope",
     "StatePolicy",
     "StateView",
+    "StatefulProcessPoolExecutor",
     "StatefulThreadPoolExecutor",
+    "WorkerLost",
 ]
 
 
 if TYPE_CHECKING:  # which would take a module with `__getattr__` for one that has every name
+    from ._process_pool import StatefulProcessPoolExecutor
+
     __version__: str
 else:
 
-    def __getattr__(name: str) -> str:
+    def __getattr__(name: str) -> object:
+        if name == "StatefulProcessPoolExecutor":  # needs multiprocessing, which a pool of threads does not
+            from ._process_pool import StatefulProcessPoolExecutor
+
+            globals()[name] = StatefulProcessPoolExecutor
+            return StatefulProcessPoolExecutor
         if name == "__version__":
             from importlib.metadata import version
 

@@ -157,10 +157,11 @@ class Future(Task[T]):
         try:
             wait = None if helper is None else helper.begin_wait(parker, self)
             try:
+                claim = self._claim
                 while True:  # as in `_map._results`
                     if self.done():
                         break
-                    if wait is not None and wait.told and self._claim:
+                    if wait is not None and wait.told and claim:
                         helper.help(self)  # type: ignore[union-attr]  # there is one then; called here to save stack
                     elif not sleep(parker, deadline.left()) and not self.done():
                         raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")

@@ -125,11 +125,13 @@ def _finish_all() -> None:
     interrupt = None
     while pools is None or pools:
         try:  # twice, as in `Scope.__exit__`
-            while pools is None or pools:
+            while True:
                 try:
                     if pools is None:
                         began = monotonic()
                         pools = sorted(_alive(), key=_patience, reverse=True)
+                    if not pools:
+                        break
                     _finish(pools, began, interrupt is not None)
                 except BaseException as exc:  # also a second one: all of this may be done again
                     interrupt = exc

@@ -20,8 +20,11 @@ T = TypeVar("T")
 _silence: Callable[[Any], object] = Future._silence
 
 
-class _Chunk:
-    """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error."""
+class Chunk:
+    """Several calls as one task. Its results are kept apart, so that a map yields those that came before an error.
+
+    Made by the map, read by it when the task has ended; the rest is the business of whoever runs it.
+    """
 
     def __init__(self, fn: Callable[..., Any], name: str, single: bool, inputs: list[Any]) -> None:
         self._fn = fn
@@ -29,6 +32,12 @@ class _Chunk:
         self._inputs = inputs
         self.results: list[Any] = []
         self.__qualname__ = name
+
+    def taken(self) -> tuple[Callable[..., Any], str, bool, list[Any]]:
+        """The arguments of a chunk elsewhere that is to run instead; this one forgets them."""
+        taken = self._fn, self.__qualname__, self._single, self._inputs
+        del self._fn, self._inputs
+        return taken
 
     def __call__(self, *state: Any) -> None:
         fn, inputs, results = self._fn, self._inputs, self.results
@@ -44,7 +53,7 @@ class _Chunk:
                 results.append(fn(*args))
 
 
-_Part: TypeAlias = tuple[Future[Any], _Chunk | None]
+_Part: TypeAlias = tuple[Future[Any], Chunk | None]
 
 
 class InOrder(deque[_Part]):
@@ -195,15 +204,15 @@ def _submitted(
     name, single = name_of(fn), len(iterables) == 1
     inputs = iter(iterables[0]) if single else zip(*iterables, strict=False)
     while some := list(islice(inputs, chunksize)):
-        chunk = _Chunk(fn, name, single, some)
+        chunk = Chunk(fn, name, single, some)
         yield submit(chunk), chunk
 
 
 def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline) -> Iterator[Any]:
     """Yield results, keeping none. What has not begun when this ends early is cancelled."""
-    late_error: Exception | None = None
     try:
-        while True:  # loops as these may stand in a `try`: no jump backward of theirs is conditional
+        late_error: Exception | None = None
+        while True:  # loops as these may stand in a `try`, after a first line of it: no jump back is conditional
             if not parts:
                 break
             yield _result(parts.next(deadline)[0], deadline)
@@ -232,11 +241,11 @@ def _chunks(
     parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadline: Deadline
 ) -> Generator[list[Any], None, None]:
     """As `_results`, but yield a list for each chunk, kept until its last result has been asked for."""
-    error: Exception | None = None
-    late_error: Exception | None = None
     ready: list[Any] = []
     try:
-        while True:
+        error: Exception | None = None
+        late_error: Exception | None = None
+        while True:  # as in `_results`
             if not parts:
                 break
             ready, error = _outcome(*parts.next(deadline), deadline)
@@ -285,7 +294,7 @@ def _add_next(parts: InOrder | AsTheyFinish, more: Iterator[_Part], late_error: 
     return late_error
 
 
-def _outcome(task: Future[Any], chunk: _Chunk | None, deadline: Deadline) -> tuple[list[Any], Exception | None]:
+def _outcome(task: Future[Any], chunk: Chunk | None, deadline: Deadline) -> tuple[list[Any], Exception | None]:
     """The results of `task`, and the error that comes after them."""
     assert chunk is not None
     try:

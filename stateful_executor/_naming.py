@@ -26,13 +26,13 @@ def name_of(fn: object) -> str:
 _name_of_type: Callable[[type], str] = type.__dict__["__qualname__"].__get__  # whatever the class or its own type says
 
 
-def described(error: BaseException | None) -> str:
-    """`repr(error)`, or what stands for it when that raises."""
+def described(thing: object) -> str:
+    """`repr(thing)`, or what stands for it when that raises."""
     try:
-        return repr(error)
+        return repr(thing)
     except BaseException as exc:
         _raise_interrupt(exc)
-        return f"<{_name_of_type(type(error))}, whose repr raises>"
+        return f"<{_name_of_type(type(thing))}, whose repr raises>"
 
 
 def tell(log: Callable[..., None], text: str, *args: object, exc_info: BaseException | bool | None = True) -> None:

@@ -30,6 +30,13 @@ def checked_workers(max_workers: int | None) -> int:
     return _at_least_one(max_workers, "a whole number of threads, or None for the default")
 
 
+def checked_processes(max_workers: int | None) -> int:
+    """The number of processes there may be, by default as many as in `ProcessPoolExecutor`."""
+    if max_workers is None:
+        return getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    return _at_least_one(max_workers, "a whole number of processes, or None for the default")
+
+
 def checked_size(max_workers: int) -> int:
     """What a pool is resized to: there the default is no number that anybody asked for."""
     return _at_least_one(max_workers, "a whole number of threads")

@@ -202,6 +202,12 @@ class Registry:
             self._withdraw(task)
             raise
 
+    def maker(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], binding: Binding | None = None
+    ) -> Callable[[], Future[T]]:
+        """What makes a task for each worker of a broadcast."""
+        return partial(new_task, self, fn, args, kwargs, binding)
+
     def _acquire(self, permits: Permits, task: Future[Any], scope: Group | None) -> bool:
         """Take a permit for `task`, waiting for it if need be. False in a worker of this pool that should run it."""
         if permits.enough_for_line() and permits.try_acquire(task):

@@ -195,7 +195,7 @@ class Runner(Mailbox):
                     continue  # as in `_map._results`
                 pops = run_queue.pops
             except BaseException as thrown:
-                if type(thrown) is IndexError and task is None and scope is None:  # of the pop: there is none
+                if task is None and scope is None and type(thrown) is IndexError:  # of the pop: there is none
                     if single or not run_queue.next_segment():
                         return False
                     pops = run_queue.pops

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._broadcast import broadcast
 from ._current import current
-from ._future import Future, new_task, wrap_future
+from ._future import Future, wrap_future
 from ._group import Group
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._naming import cannot_copy, name_of
@@ -66,7 +65,7 @@ class StateView(Generic[S]):
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""
         return wrap_future(await self._registry.aput(fn, args, kwargs, self._binding, self._scope))
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> tuple[Any, ...]:
         """TypeError: neither `pickle` nor `copy` can have it."""
         raise cannot_copy(self, "make a pool where it is needed")
 
@@ -99,7 +98,7 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
-        make = partial(new_task, self._registry, fn, args, kwargs, self._binding)
+        make = self._registry.maker(fn, args, kwargs, self._binding)
         return broadcast(self._registry, make, self._binding.holders, self._scope)
 
     def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:

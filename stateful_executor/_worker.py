@@ -35,10 +35,12 @@ class Worker(Runner):
         self._over: bool = False
 
     def _run_worker(self) -> None:
-        while not self._over:
+        while True:
             try:  # twice, as in `Scope.__exit__`
-                while not self._over:
+                while True:
                     try:
+                        if self._over:
+                            return
                         self._work()
                     except BaseException as exc:
                         self._failed = True

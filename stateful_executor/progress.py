@@ -23,10 +23,10 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
+from ._executor import StatefulExecutor
 from ._naming import name_of, tell
 from ._numbers import in_seconds
 from ._parker import Parker
-from ._pool import StatefulThreadPoolExecutor
 from ._scope import Scope
 from ._stats import PoolStats
 
@@ -52,7 +52,7 @@ WINDOW = 15.0  # seconds whose rate counts
 
 
 def bar(
-    of: StatefulThreadPoolExecutor[Any] | Scope[Any],
+    of: StatefulExecutor[Any] | Scope[Any],
     total: int | None = None,
     *,
     description: str = "",
@@ -71,9 +71,9 @@ def bar(
     and one at the end.
 
     Parameters:
-        of: A pool; or a scope that has not been entered, in a pool that runs other tasks besides: `with
-            progress.bar(scope := pool.scope(), total=n), scope:`. Then no more count as done than the scope leaves of
-            `total`; all else is still the pool's.
+        of: A pool, of threads or processes; or a scope that has not been entered, in a pool that runs other tasks
+            besides: `with progress.bar(scope := pool.scope(), total=n), scope:`. Then no more count as done than the
+            scope leaves of `total`; all else is still the pool's.
         total: How many tasks there will be. Without it there is no time left to show.
         description: What stands before the bar; by default the name of the pool.
         workers: One line for each worker besides: what it runs, for how long, and how many tasks it has ended.
@@ -86,14 +86,14 @@ def bar(
 
     .. versionadded:: 0.1
     """
-    if not isinstance(of, (StatefulThreadPoolExecutor, Scope)):
+    if not isinstance(of, (StatefulExecutor, Scope)):
         raise TypeError(f"a bar is over a pool or a scope, not {of!r}: use track() for what a map returns")
     return Bar(of, total, description, workers, interval, console)
 
 
 def track(
     results: Iterable[T],
-    of: StatefulThreadPoolExecutor[Any] | Scope[Any],
+    of: StatefulExecutor[Any] | Scope[Any],
     total: int | None = None,
     *,
     description: str = "",
@@ -145,7 +145,7 @@ class Bar:
 
     def __init__(  # noqa: D107  # made by `bar`
         self,
-        of: StatefulThreadPoolExecutor[Any] | Scope[Any],
+        of: StatefulExecutor[Any] | Scope[Any],
         total: int | None,
         description: str,
         workers: bool,

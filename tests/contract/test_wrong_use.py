@@ -124,4 +124,4 @@ def test_what_can_be_copied() -> None:
         stats = pool.stats()
     policy = StatePolicy(max_tasks=5, max_age=60)
     for thing in stats, policy:
-        assert pickle.loads(pickle.dumps(thing)) == copy.copy(thing) == copy.deepcopy(thing) == thing  # noqa: S301
+        assert pickle.loads(pickle.dumps(thing)) == copy.copy(thing) == copy.deepcopy(thing) == thing

@@ -13,7 +13,7 @@ import pytest
 from inside import hook
 from threads import until
 
-from stateful_executor import StatefulThreadPoolExecutor
+from stateful_executor import StatefulProcessPoolExecutor, StatefulThreadPoolExecutor
 
 rich_console = pytest.importorskip("rich.console", reason="pip install 'stateful-executor[progress]'")
 
@@ -112,6 +112,15 @@ def test_an_error_comes_out_of_the_loop(plain: io.StringIO) -> None:
         with pytest.raises(LookupError):
             list(progress.track(pool.map(fail, range(3)), pool, console=console(plain, terminal=False)))
     assert " 0 done, " in last_line(plain)  # results, not tasks
+
+
+def test_a_pool_of_processes(plain: io.StringIO) -> None:
+    with StatefulProcessPoolExecutor(1) as pool:
+        results = progress.track(
+            pool.map(abs, range(-3, 0)), pool, 3, workers=True, console=console(plain, terminal=False)
+        )
+        assert list(results) == [3, 2, 1]
+    assert "3 of 3 done" in plain.getvalue()
 
 
 # Showing

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from inside import SLEEPS_IN, inside
 from stateful_executor import StatefulThreadPoolExecutor
 
+sys.setswitchinterval(float(os.environ.get("SWITCH_INTERVAL", sys.getswitchinterval())))  # as conftest.py
 PATIENCE = 20
 if hasattr(signal, "SIGALRM"):  # faulthandler's own timer can hang a forked child
     faulthandler.register(signal.SIGALRM, chain=True)

@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+
+
+class Stage(deque[Any]):
+    """A deque that tasks are put into, with hooks around its steps; each runs once."""
+
+    before_append: Callable[[], object] | None = None
+    after_append: Callable[[], object] | None = None
+    before_popleft: Callable[[], object] | None = None
+    before_look: Callable[[], object] | None = None  # before what locks it for a worker's look: extend(())
+
+    def _run(self, moment: str) -> None:
+        fn = getattr(self, moment)
+        if fn is not None:
+            setattr(self, moment, None)
+            fn()
+
+    def append(self, task: Any) -> None:
+        self._run("before_append")
+        super().append(task)
+        self._run("after_append")
+
+    def popleft(self) -> Any:
+        self._run("before_popleft")
+        return super().popleft()
+
+    def extend(self, nothing: Any) -> None:
+        self._run("before_look")
+        super().extend(nothing)
 
 
 class OnFirstEntry(dict[Any, None]):

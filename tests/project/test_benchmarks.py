@@ -78,3 +78,13 @@ def test_plot_says_what_to_install() -> None:
     child = altered("sys.modules['matplotlib'] = None", "--plot", "picture.png")
     assert child.returncode == 1
     assert "pip install 'stateful-executor[bench]'" in child.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no /proc")
+def test_processes() -> None:
+    options = "--rounds", "1", "--tasks", "20", "--only", "burst,cores,memory"
+    child = run("-W", "ignore", str(BENCHMARKS / "processes.py"), *options)
+    assert (child.returncode, child.stderr) == (0, "")
+    lines = child.stdout.splitlines()
+    assert lines[0].startswith("burst: ProcessPoolExecutor")
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["computing", "memory of each process, 1000 tasks"]

@@ -102,6 +102,7 @@ def test_imports() -> None:
     imported = {module.partition(".")[0] for module in done.stdout.split()}
     stdlib = sys.stdlib_module_names | {"_missing_stdlib_info"}  # which 3.15's `traceback` imports, and the set lacks
     assert imported - stdlib <= {"stateful_executor", "typing_extensions"}
+    assert "multiprocessing" not in imported
 
 
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

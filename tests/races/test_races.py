@@ -20,33 +20,10 @@ from typing import Any
 
 import pytest
 from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside, is_parked
-from stages import OnFirstEntry
+from stages import OnFirstEntry, Stage
 from threads import run_in_thread
 
 from stateful_executor import StatefulThreadPoolExecutor
-
-
-class Stage(deque[Any]):
-    """The deque of tasks, with hooks around its steps; each runs once."""
-
-    before_append: Callable[[], object] | None = None
-    after_append: Callable[[], object] | None = None
-    before_look: Callable[[], object] | None = None
-
-    def _run(self, moment: str) -> None:
-        fn = getattr(self, moment)
-        if fn is not None:
-            setattr(self, moment, None)
-            fn()
-
-    def append(self, task: Any) -> None:
-        self._run("before_append")
-        super().append(task)
-        self._run("after_append")
-
-    def extend(self, nothing: Any) -> None:
-        self._run("before_look")
-        super().extend(nothing)
 
 
 def staged(workers: int = 1, **kwargs: Any) -> tuple[StatefulThreadPoolExecutor[None], Stage]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -12,41 +11,13 @@ from typing import Any
 
 import pytest
 from inside import HAS_GIL, Worker, hook, inside
-from stages import OnFirstEntry
+from stages import OnFirstEntry, Stage
 from threads import run_in_thread, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
 
 Pool = StatefulThreadPoolExecutor[Any]
 MOMENTS = ["Workers.dismiss", "Worker.leave", "Workers.retire"]  # of a worker that is too many, in this order
-
-
-class Stage(deque[Any]):
-    """A deque that runs a hook before a step, once."""
-
-    before_extend: Callable[[], object] | None = None
-    before_popleft: Callable[[], object] | None = None
-    before_append: Callable[[], object] | None = None
-    after_append: Callable[[], object] | None = None
-
-    def _run(self, moment: str) -> None:
-        fn = getattr(self, moment)
-        if fn is not None:
-            setattr(self, moment, None)
-            fn()
-
-    def extend(self, nothing: Any) -> None:
-        self._run("before_extend")
-        super().extend(nothing)
-
-    def popleft(self) -> Any:
-        self._run("before_popleft")
-        return super().popleft()
-
-    def append(self, task: Any) -> None:
-        self._run("before_append")
-        super().append(task)
-        self._run("after_append")
 
 
 def once(step: str, then: Callable[[], object], monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
@@ -127,7 +98,7 @@ class TestAgainstParking:
         with one_idle() as (pool, worker):
             stage = Stage()
             setattr(worker, look, stage)
-            stage.before_extend = resizing(pool, 1)
+            stage.before_look = resizing(pool, 1)
             inside(pool).wake_worker(worker)
 
     def test_at_the_end_of_its_task(self) -> None:
@@ -332,8 +303,8 @@ class TestAgainstOthers:
         """The one too many has left; something is thrown into the other one, which stays for the tasks all the same."""
         pool: Pool = StatefulThreadPoolExecutor(2, "w")
         held = [threading.Event(), threading.Event()]
-        futures = [pool.submit(event.wait, 20) for event in held]
-        until(lambda: all(future.running() for future in futures))
+        for event in held:  # one by one: the second worker may start sooner than the first
+            until(pool.submit(event.wait, 20).running)
         last = pool.submit(int)
         first, second = inside(pool).workers
         pool.resize(1)
@@ -343,7 +314,7 @@ class TestAgainstOthers:
             raise RuntimeError("thrown")
 
         stage = Stage()
-        stage.before_extend = throw
+        stage.before_look = throw
         inside(second).inbox = stage
         held[0].set()
         until(lambda: first.ended or last.done())

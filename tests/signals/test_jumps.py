@@ -7,6 +7,7 @@ somebody in a line (python/cpython#130279, open). Not to be seen in the source, 
 
 import dis
 import inspect
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -43,10 +44,18 @@ def escapes(code: CodeType) -> Iterator[dis.Instruction]:
             found.append(offset)
         return [target for target in found if names[target] == "PUSH_EXC_INFO"]  # the others undo nothing of ours
 
+    preceding = {after.offset: before for before, after in pairwise(instructions)}
     for before, jump in pairwise(instructions):
         if jump.opname == "JUMP_BACKWARD" and before.opname != "CLEANUP_THROW":  # that one ends an `await` on 3.12
-            around = handlers(jump.argval)
-            if around and around[0] not in handlers(jump.offset):
+            around = handlers(jump.argval)[:1]
+            if before.opname.startswith("POP_JUMP"):  # the loop may begin with a `try`, a NOP that nothing covers
+                around += handlers(before.offset)
+            if sys.version_info >= (3, 13):
+                looks = jump.offset
+            else:  # it has jumped already, and looks there for the instruction before
+                around += handlers(jump.offset)
+                looks = preceding[jump.argval].offset
+            if not set(around) <= set(handlers(looks)):
                 yield jump
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import concurrent.futures
 import functools
+import multiprocessing
+import pickle
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,9 +18,11 @@ from stateful_executor import (
     InitializerError,
     PoolStats,
     Scope,
+    StatefulProcessPoolExecutor,
     StatefulThreadPoolExecutor,
     StatePolicy,
     StateView,
+    WorkerLost,
 )
 
 
@@ -315,3 +319,33 @@ def errors(error: BaseException) -> None:
         taken: RuntimeError = error
         assert_type(taken.args, tuple[Any, ...])
     assert_type(stateful_executor.__version__, str)
+
+
+def takes_an_executor(executor: Executor) -> Future[str]:
+    return executor.submit(load_user, Connection(), 42)
+
+
+def processes() -> None:
+    assert_type(StatefulProcessPoolExecutor(), StatefulProcessPoolExecutor[None])
+    assert_type(StatefulProcessPoolExecutor(4, mp_context="spawn"), StatefulProcessPoolExecutor[None])
+    assert_type(StatefulProcessPoolExecutor(4, connected), StatefulProcessPoolExecutor[Connection])
+    assert_type(StatefulProcessPoolExecutor(initializer=connected), StatefulProcessPoolExecutor[Connection])
+    assert_type(
+        StatefulProcessPoolExecutor(4, connect_to, ("db", 5432), finalizer=Connection.close),
+        StatefulProcessPoolExecutor[Connection],
+    )
+    context = multiprocessing.get_context("forkserver")
+    options = StatefulProcessPoolExecutor(4, max_backlog=10, exit_timeout=1, mp_context=context, pickler=pickle)
+    assert_type(takes_an_executor(options), Future[str])
+    with StatefulProcessPoolExecutor(initializer=connect) as pool:
+        assert_type(pool, StatefulProcessPoolExecutor[Connection])
+        assert_type(pool.with_state(), StateView[Connection])
+        assert_type(pool.with_state().bind(load_user)(42), str)
+        with pool.scope() as scope:
+            assert_type(scope, Scope[Connection])
+        assert_type(pool.stats(), PoolStats)
+        future = pool.submit(int, "5")
+        assert_type(future.result(), int)
+        assert_type(pool.kill_worker(future), bool)
+    error: concurrent.futures.BrokenExecutor = WorkerLost()
+    raise error

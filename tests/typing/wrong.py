@@ -9,7 +9,7 @@ from collections.abc import Generator
 from concurrent.futures import Executor, Future
 
 import stateful_executor
-from stateful_executor import Scope, StateView
+from stateful_executor import Scope, StatefulProcessPoolExecutor, StateView
 from stateful_executor import StatefulThreadPoolExecutor as Pool
 
 
@@ -182,3 +182,11 @@ async def asubmit(pool: Pool[Connection], scope: Scope[Connection], db: StateVie
 
 def module() -> None:
     stateful_executor.StatefulProcessPool  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def processes(pool: StatefulProcessPoolExecutor[Connection]) -> None:
+    StatefulProcessPoolExecutor(thread_name_prefix="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    StatefulProcessPoolExecutor(pickler=object())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    pool.submit(load_user, key=42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    pool.with_state().submit(load_user, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool.kill_worker(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
