@@ -38,8 +38,11 @@ class Parked:
 
     def _block(self, timeout: float | None = None) -> bool:
         """Sleep until whoever took this worker out of `Idle.workers` has released the lock; False after `timeout`."""
+        acquires = self._acquires if timeout is None else map(self._acquire, (True,), (timeout,))
+        if not self.listed_idle:  # a collection ran a finalizer on the way here, which waited for a task: it is awake
+            return True
         # By a loop, see `RunQueue.serve`: what is thrown into this thread comes after `listed_idle`, or not once awake.
-        for awake in self._acquires if timeout is None else map(self._acquire, (True,), (timeout,)):
+        for awake in acquires:
             self.listed_idle = not awake
             return awake
         raise AssertionError  # it is endless

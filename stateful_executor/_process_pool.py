@@ -17,7 +17,7 @@ from ._options import checked_backlog, checked_processes, checked_timeouts
 from ._policy import StatePolicy
 from ._process import Launcher
 from ._remote_registry import RemoteRegistry
-from ._remote_state import view_binding
+from ._remote_state import dump_binding, view_binding
 from ._remote_view import RemoteScope, RemoteView
 from ._scope import Scope
 from ._server import setup_of
@@ -182,12 +182,7 @@ class StatefulProcessPoolExecutor(StatefulExecutor[S], concurrent.futures.Execut
         wire = Wire(pickler)
         self._bindings = {}
         self._own = own = own_binding(self._bindings, initializer, initargs, finalizer, policy)
-        parts = None
-        if own is not None:
-            parts = wire.dump_for_later(
-                (initializer, own.initargs, finalizer, policy),
-                lambda: f"the initializer {own.name}, or what goes with it,",
-            )
+        parts = None if own is None else dump_binding(wire, own)
         name = f"{type(self).__name__}-{next(_numbers)}"
         registry = RemoteRegistry(name, max_workers, max_backlog, *timeouts)
         registry.prepare(Launcher(context, name, setup_of(wire, name, parts)), wire, own)

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from ._binding import Binding
 from ._current import current
-from ._wire import CLOSE, EXPIRE, NO_STATE, OWN, Parts, RemoteTraceback, Wire
+from ._interrupts import raise_error
+from ._wire import CLOSE, COUNTED, EXPIRE, NO_STATE, OWN, Parts, RemoteTraceback, Wire
 from ._workers import PoolWorker
 from .errors import WorkerLost
 
@@ -81,12 +82,7 @@ class Handle:
 
     def check_reply(self, reply: Parts) -> None:
         """Raise the error that is in `reply`, if there is one."""
-        error = self._opened(reply)[1]
-        try:
-            if error is not None:
-                raise error
-        finally:
-            error = None  # no cycle from it by its traceback to this frame
+        raise_error(self._opened(reply)[1])
 
     def _exchange(self, kind: int, key: int, parts: Parts) -> Parts:
         if self._busy:
@@ -101,12 +97,8 @@ class Handle:
         value, error, counted = self._wire.load_reply(reply)
         if counted is not None:  # states that were replaced over there
             counts = cast("PoolWorker", current.worker).counts
-            made, discarded, torn_down, teardown_errors, seconds_making = counted
-            counts.made += made
-            counts.torn_down += torn_down
-            counts.discarded += discarded
-            counts.teardown_errors += teardown_errors
-            counts.seconds_making += seconds_making
+            for name, more in zip(COUNTED, counted, strict=True):
+                setattr(counts, name, getattr(counts, name) + more)
         return value, error
 
     def renew_if_stale(self, own: Binding) -> None:

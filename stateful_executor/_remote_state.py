@@ -12,7 +12,7 @@ from ._policy import StatePolicy
 from ._remote import Handle, is_lost
 from ._states import Owner, Request
 from ._submitter import StateOptions
-from ._wire import MAKE, OWN, TEAR_DOWN, Wire
+from ._wire import MAKE, OWN, TEAR_DOWN, Parts, Wire
 from .errors import WorkerLost
 
 _keys = count(OWN + 1)
@@ -21,6 +21,12 @@ _keys = count(OWN + 1)
 def here(handles: Binding) -> Handle:
     """The handle lent to the task that calls this."""
     return cast("Handle", cast("Owner", current.worker).states.slots[handles].lent_last().value)
+
+
+def dump_binding(wire: Wire, binding: Binding) -> Parts:
+    """How the states of `binding` are made and torn down, for a server. What can't be pickled is told to the caller."""
+    made_of = binding.initializer, binding.initargs, binding.finalizer, binding.policy
+    return wire.dump_for_later(made_of, lambda: f"the initializer {binding.name}, or what goes with it,")
 
 
 class RemoteState:
@@ -53,7 +59,7 @@ class MakeState:
         checked = Binding(initializer, *options)
         self._same = (initializer, checked.initargs, *options[1:])
         self._handles = handles
-        self._parts = wire.dump_for_later(self._same, lambda: f"the initializer {checked.name}, or what goes with it,")
+        self._parts = dump_binding(wire, checked)
         self.key: int = next(_keys)
         self.__qualname__ = checked.name
 

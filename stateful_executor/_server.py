@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NoReturn, cast
 
 from ._binding import Binding, Lifetime
@@ -16,10 +17,12 @@ from ._registry import Registry
 from ._states import Owner, Request, States
 from ._stats import Counts
 from ._view import StateView
-from ._wire import CALL, CHUNK, CLOSE, EXPIRE, MAKE, NO_STATE, OWN, TEAR_DOWN, Parts, Wire
+from ._wire import CALL, CHUNK, CLOSE, COUNTED, EXPIRE, MAKE, NO_STATE, OWN, TEAR_DOWN, Parts, Wire
 from .errors import InitializerError
 
 logger = logging.getLogger("stateful_executor")
+
+_figures_of: Callable[[Counts], tuple[float, ...]] = attrgetter(*COUNTED)
 
 
 class Home:
@@ -52,7 +55,7 @@ class Server(Owner):
         self.registry: object = None
         self._wire: Wire
         self._counts = Counts()
-        self._told: tuple[float, ...] = self._figures()
+        self._told: tuple[float, ...] = _figures_of(self._counts)
         self.states = States(self, self._counts)
         self._bindings: dict[int, Binding] = {}
 
@@ -157,13 +160,9 @@ class Server(Owner):
 
     # Counts
 
-    def _figures(self) -> tuple[float, ...]:
-        counts = self._counts
-        return counts.made, counts.discarded, counts.torn_down, counts.teardown_errors, counts.seconds_making
-
     def _changes(self) -> tuple[float, ...] | None:
         """What was counted since this was last asked for."""
-        figures, told = self._figures(), self._told
+        figures, told = _figures_of(self._counts), self._told
         if figures == told:
             return None
         self._told = figures

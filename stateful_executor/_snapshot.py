@@ -31,6 +31,7 @@ def snapshot(registry: Registry) -> PoolStats:
     completed = counts.completed + pool.completed.value()
     failed = counts.failed + pool.failed.value()
     cancelled = pool.cancelled.value()
+    withdrawn = pool.withdrawn.value()
     running = sum((worker.fn is not None) + worker.nested_tasks for worker in workers)
     waiting_since = [] if permits is None else list(permits.waiters.values())
     now = time.monotonic()
@@ -40,6 +41,7 @@ def snapshot(registry: Registry) -> PoolStats:
     submitted, seconds_blocked = pool.never_less(
         lock,
         backlog + running + completed + failed + cancelled,
+        withdrawn,
         seconds_blocked + sum(now - since for since in waiting_since),
     )
     return PoolStats(

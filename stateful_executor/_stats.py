@@ -37,7 +37,8 @@ class PoolStats:
     """Seconds that such calls have waited so far, all added up."""
     submitted: int
     """Tasks accepted: the sum of those in the backlog, running and ended, or what an earlier snapshot had seen if that
-    was more, as one that is between two of these just then is missed."""
+    was more, as one that is between two of these just then is missed. A task that `submit` is about to refuse may count
+    until it has."""
     completed: int
     """Tasks that returned."""
     failed: int
@@ -124,19 +125,23 @@ class Tally:
 class PoolCounts:
     """What is counted elsewhere than in a worker."""
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed")
+    __slots__ = ("_seen", "cancelled", "completed", "failed", "withdrawn")
 
     def __init__(self) -> None:
         self.cancelled: Tally = Tally()
         self.completed: Tally = Tally()  # by hand, see `Future.set_result`
         self.failed: Tally = Tally()
+        self.withdrawn: Tally = Tally()  # not accepted in the end, though they may have stood in the run queue
         self._seen: tuple[int, float] = (0, 0.0)  # of the sums in `stats()`, the highest so far
 
-    def never_less(self, lock: threading.RLock, submitted: int, seconds: float) -> tuple[int, float]:
-        """The sums, or what was said before if that is higher: a sum misses what is on its way from part to part."""
+    def never_less(self, lock: threading.RLock, submitted: int, withdrawn: int, seconds: float) -> tuple[int, float]:
+        """The sums, or what was said before if that is higher: a sum misses what is on its way from part to part.
+
+        A task that is `withdrawn` may have been counted as submitted while it stood in the backlog.
+        """
 
         def keep() -> tuple[int, float]:
-            self._seen = max(self._seen[0], submitted), max(self._seen[1], seconds)
-            return self._seen
+            self._seen = max(self._seen[0], submitted + withdrawn), max(self._seen[1], seconds)
+            return self._seen[0] - withdrawn, self._seen[1]
 
         return locked(lock, keep)

@@ -183,7 +183,7 @@ class Task(concurrent.futures.Future[T]):
 
     def _withdraw(self) -> bool:
         """As `cancel`, for a task that was not accepted in the end. True when it is this call that cancels it."""
-        return self._call_off(None, Tally())  # it counts nowhere
+        return self._call_off(None, self._home.counts.withdrawn)
 
     def _call_off(self, cancelled_by: object, tally: Tally) -> bool:
         """Claim the task, and do what a cancellation owes to others. False when somebody else has claimed it."""
@@ -222,6 +222,7 @@ class Task(concurrent.futures.Future[T]):
         self._args = ()
         self._home.removed(self)
         self._home.counts.cancelled.carry()
+        self._home.counts.withdrawn.carry()
         self._announce()
         if self._scope is not None:
             self._scope._ended(self)

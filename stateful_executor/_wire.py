@@ -28,6 +28,9 @@ CLOSE = 6  # tear down all states: no more requests will come
 NO_STATE = 0  # the keys of calls without a state,
 OWN = 1  # with the pool's own; views count from the next one on
 
+# What is counted over there and told with a reply: fields of `Counts`, in the order in which a state is counted.
+COUNTED = ("made", "torn_down", "discarded", "teardown_errors", "seconds_making")
+
 PACKAGE = str(Path(__file__).parent)
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 import pytest
-from inside import inside, place
+from inside import hook, inside, place
 from threads import until
 
 from stateful_executor import BacklogFull, InitializerError, PoolStats, StatefulThreadPoolExecutor, StatePolicy
@@ -425,6 +425,24 @@ class TestCancelled:
                 with pytest.raises(RuntimeError, match="can't start new thread"):
                     pool.submit(int)
             assert counts(pool) == {}
+
+    def test_refused_after_a_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A task that stood in the backlog for a moment, and was seen there, does not count for ever."""
+        seen: list[int] = []
+
+        def grow(_: object) -> Exception:
+            seen.append(pool.stats().submitted)
+            return RuntimeError("can't start new thread")
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            with monkeypatch.context() as patch:
+                patch.setattr(*hook("Workers.grow"), grow)
+                with pytest.raises(RuntimeError, match="can't start new thread"):
+                    pool.submit(int)
+            assert seen[0] == 1
+            assert counts(pool) == {}
+            pool.submit(int).result(20)
+            assert pool.stats().submitted == 1
 
 
 class TestBlocked:

@@ -314,6 +314,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Idle.wake_one": (_idle.Idle, "wake_one"),
     "Idle.arrived": (_idle.Idle, "arrived"),
     "Waits.look": (_waits.Waits, "look"),
+    "RunQueue.has_entries": (_runqueue.RunQueue, "has_entries"),
     "RunQueue.entries": (_runqueue.RunQueue, "entries"),
     "RunQueue.compact": (_runqueue.RunQueue, "compact"),
     "Permits.left_line": (_permits.Permits, "left_line"),

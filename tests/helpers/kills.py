@@ -78,10 +78,10 @@ def _kill_at_random(over: threading.Event, kills: list[int], pause: float) -> No
     while not over.wait(dice.uniform(0, 2 * pause)):
         for process in dice.sample(children := multiprocessing.active_children(), min(1, len(children))):
             try:
-                os.kill(process.pid or 0, signal.SIGKILL)
-            except ProcessLookupError:
+                os.kill(pid := process.pid or 0, signal.SIGKILL)
+            except (ProcessLookupError, ValueError):  # ValueError: its worker has just closed the process object
                 continue
-            kills.append(process.pid or 0)
+            kills.append(pid)
 
 
 def _checked(

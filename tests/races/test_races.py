@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from inside import HAS_GIL, Registry, Request, Worker, current, descend, headroom, hook, inside, is_parked
 from stages import OnFirstEntry, Stage
-from threads import run_in_thread
+from threads import run_in_thread, until
 
 from stateful_executor import StatefulThreadPoolExecutor
 
@@ -715,3 +715,27 @@ def test_little_stack() -> None:
     assert (False, True) not in found
     assert found[0] == (False, False)
     assert found[-1] == (True, True)
+
+
+@pytest.mark.parametrize("idle_timeout", [None, 60])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_finalizer_waits_in_a_worker_that_is_about_to_sleep(
+    workers: int, idle_timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is idle no more then, and nobody would wake it: it looks again before it sleeps."""
+    has_entries = getattr(*hook("RunQueue.has_entries"))
+    inner: list[int] = []
+
+    def look(run_queue: Any) -> Any:
+        found = has_entries(run_queue)
+        if current.worker is not None and not inner:
+            inner.append(1)
+            inner.append(pool.submit(int).result(5))
+        return found
+
+    with StatefulThreadPoolExecutor(workers, idle_timeout=idle_timeout) as pool:
+        monkeypatch.setattr(*hook("RunQueue.has_entries"), look)
+        assert pool.submit(int).result(5) == 0
+        until(lambda: inner == [1, 0])
+        for _ in range(3):
+            assert pool.submit(int).result(5) == 0
