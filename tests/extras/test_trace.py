@@ -66,8 +66,8 @@ def test_the_wait_in_the_backlog() -> None:
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait)
         pool.submit(nothing)
-        until(lambda: pool.stats().running)
-        assert [(span.kind, span.open) for span in recording.spans()] == [("task", True), ("queued", False)]
+        seen: list[tuple[str, bool]] = [("task", True), ("queued", False)]
+        until(lambda: [(span.kind, span.open) for span in recording.spans()] == seen)
         go_on.set()
     first, second = tasks(recording)
     assert second.submitted < first.end <= second.begin
