@@ -65,9 +65,9 @@ def test_the_wait_in_the_backlog() -> None:
     go_on = threading.Event()
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait)
+        until(lambda: tasks(recording))  # it has begun
         pool.submit(nothing)
-        seen: list[tuple[str, bool]] = [("task", True), ("queued", False)]
-        until(lambda: [(span.kind, span.open) for span in recording.spans()] == seen)
+        assert [(span.kind, span.open) for span in recording.spans()] == [("task", True), ("queued", False)]
         go_on.set()
     first, second = tasks(recording)
     assert second.submitted < first.end <= second.begin
