@@ -25,10 +25,10 @@ def once(step: str, then: Callable[[], object], monkeypatch: pytest.MonkeyPatch,
     original = getattr(*hook(step))
     hooks = [then]
 
-    def staged(*args: Any) -> Any:
+    def staged(*args: Any, **kwargs: Any) -> Any:
         if hooks and not after:
             hooks.pop()()
-        result = original(*args)
+        result = original(*args, **kwargs)
         if hooks and after:
             hooks.pop()()
         return result
@@ -240,7 +240,7 @@ class TestAgainstRetirement:
 
 
 class TestAgainstStarts:
-    """A worker is counted, and has not started yet."""
+    """A worker is counted, and its thread has not come yet."""
 
     def test_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Either of the two leaves, the new one after its first task."""
@@ -248,7 +248,7 @@ class TestAgainstStarts:
         pool: Pool = StatefulThreadPoolExecutor(2, "w")
         held = pool.submit(go_on.wait, 20)
         until(held.running)
-        once("PoolThread.start", resizing(pool, 1), monkeypatch)
+        once("PoolThread.begin", resizing(pool, 1), monkeypatch)
         assert pool.submit(where).result(20) == "w_1"
         until(lambda: len(inside(pool).workers) == 1)
         go_on.set()
@@ -260,14 +260,18 @@ class TestAgainstStarts:
 
         def meanwhile() -> None:
             resizing(pool, 1)()
-            raise RuntimeError("can't start new thread")
+            resized.set()
+            raise MemoryError
 
+        resized = threading.Event()
         go_on = threading.Event()
         pool: Pool = StatefulThreadPoolExecutor(2, "w")
         held = pool.submit(go_on.wait, 20)
         until(held.running)
-        once("PoolThread.start", meanwhile, monkeypatch)
+        once("PoolThread.begin", meanwhile, monkeypatch)
         future = pool.submit(where)
+        assert resized.wait(20)
+        until(lambda: len(inside(pool).workers) == 1)
         go_on.set()
         assert future.result(20) == "w_0"
         until(lambda: all_idle(pool, 1))
@@ -282,16 +286,15 @@ class TestAgainstStarts:
         future = pool.submit(int)
         [old] = inside(pool).workers
 
-        def start(_: object) -> None:
+        def begin(_: object, **how: bool) -> None:
             if not go_on.is_set():
                 pool.resize(1)
                 go_on.set()
                 until(lambda: old not in inside(pool).workers)
-            raise RuntimeError("can't start new thread")
+            raise MemoryError
 
-        monkeypatch.setattr(*hook("PoolThread.start"), start)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            pool.resize(2)
+        monkeypatch.setattr(*hook("PoolThread.begin"), begin)
+        pool.resize(2)
         assert isinstance(future.exception(20), RuntimeError)
         pool.shutdown(timeout=20)
 
