@@ -65,7 +65,7 @@ ready = threading.Event()
 def until_main_sleeps():
     main = threading.main_thread().ident
     ready.wait()
-    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code.co_filename == SLEEPS_IN)
+    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code.co_filename in SLEEPS_IN)
 """
 
 INTERRUPTS = """

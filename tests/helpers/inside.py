@@ -308,7 +308,7 @@ def registries() -> list[Any]:
 
 
 SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._acquire"}  # each is for one thread to sleep on
-SLEEPS_IN = _parker.__file__  # the file in which every thread sleeps that waits for the library
+SLEEPS_IN = (_parker.__file__, _thread.__file__)  # where every thread sleeps that waits for the library
 
 
 # Where to replace something: the owner, and the name there.

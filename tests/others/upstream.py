@@ -109,7 +109,8 @@ def others() -> int:
 def asleep(thread: threading.Thread) -> FrameType | None:
     """The frame in which this thread sleeps, if it does."""
     frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None or os.path.basename(frame.f_code.co_filename) not in {"threading.py", os.path.basename(SLEEPS_IN)}:
+    places = {"threading.py", *map(os.path.basename, SLEEPS_IN)}
+    if frame is None or os.path.basename(frame.f_code.co_filename) not in places:
         return None
     return frame if frame.f_code.co_name in {"wait", "park", "join", "_wait_for_tstate_lock"} else None
 

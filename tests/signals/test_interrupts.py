@@ -416,7 +416,8 @@ def every_point(
         _once(scenario, workers, max_backlog, interrupt)
         if interrupt.fresh:
             continue
-        if interrupt.prodded and Path(SLEEPS_IN).name in " ".join(interrupt.where):  # then sleep through it, too
+        slept = any(Path(file).name in " ".join(interrupt.where) for file in SLEEPS_IN)
+        if interrupt.prodded and slept:  # then sleep through it, too
             _once(scenario, workers, max_backlog, Interrupt(at, prod=False, error=error))
         if interrupt.where:
             points.append(at)
