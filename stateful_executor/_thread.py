@@ -71,21 +71,32 @@ class PoolThread:
             thread._handle.join(timeout if timeout is None else max(timeout, 0))
 
     def join_thread(self) -> None:
-        """After `ended`: the thread has a few instructions left.
+        """After `ended`: the thread has a few instructions left, and thread-locals to drop, with destructors.
 
         Up to Python 3.12 `Thread.join` is Python code that takes a lock, which two Ctrl-Cs can leave held, and every
         later join, and the exit of the interpreter, waits for it. To look whether it is held leaves nothing.
         """
-        if self.start_claim or self.thread.ident is None:
-            return  # it never came
         if sys.version_info >= (3, 13):
-            self.thread.join()
-            return
-        lock = self.thread._tstate_lock  # type: ignore[attr-defined]
-        polls = 0
-        while lock is not None and lock.locked():
-            polls += 1
-            time.sleep(0 if polls < POLLS else 0.001)  # it may have thread-locals to drop, with destructors
+            if not self.is_gone():
+                self.thread.join()
+        else:
+            polls = 0
+            while not self.is_gone():
+                polls += 1
+                time.sleep(0 if polls < POLLS else 0.001)
+
+    def is_gone(self) -> bool:
+        """After `ended`: whether the thread is no more, or never came. For any thread.
+
+        Up to Python 3.12 `Thread.is_alive` takes that lock, and fails when two threads call it at once.
+        """
+        if self.start_claim or self.thread.ident is None:
+            return True
+        if sys.version_info >= (3, 13):
+            return not self.thread.is_alive()
+        else:  # noqa: RET505  # mypy knows such a branch
+            lock = self.thread._tstate_lock  # type: ignore[attr-defined]
+            return lock is None or not lock.locked()
 
     def begin(self, *, by_threading: bool) -> None:
         """In the new thread, or in the one in between."""

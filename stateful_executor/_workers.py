@@ -262,7 +262,7 @@ class Workers:
         if not locked(self.lock, partial(self._try_retire, worker)):
             return False
         for other in self.retired.copy():
-            if not other.thread.is_alive():
+            if other.ended and other.is_gone():
                 self.retired.pop(other, None)
         return True
 

@@ -393,11 +393,11 @@ class TestInterrupted:
         def interrupt(step: str) -> None:
             original, left = getattr(*hook(step)), [None] * request.param
 
-            def staged(*args: Any) -> Any:
+            def staged(*args: Any, **kwargs: Any) -> Any:
                 if left:
                     left.pop()
                     raise KeyboardInterrupt
-                return original(*args)
+                return original(*args, **kwargs)
 
             monkeypatch.setattr(*hook(step), staged)
 
