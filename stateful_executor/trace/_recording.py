@@ -24,6 +24,8 @@ LIMIT = 200_000
 def record(pool: StatefulThreadPoolExecutor[Any], *, limit: int = LIMIT) -> Recording:
     """Write down from now on what `pool` does, until the `with` block ends, or `stop()`.
 
+    ::
+
         with trace.record(pool) as recording:
             ...
         recording.save("trace.json")        # for ui.perfetto.dev and chrome://tracing
