@@ -30,10 +30,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 toc_object_entries_show_parents = "hide"
-copybutton_exclude = ".linenos, .gp, .go"
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["deflist"]
 
 # The reference: names as users import them, a parameter a line where there are many.
 add_module_names = False
@@ -42,7 +40,7 @@ python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-highlight_language = "python"
+default_role = "py:obj"  # see `Name`
 
 
 class Name(PyXRefRole):
@@ -58,10 +56,11 @@ class Name(PyXRefRole):
         return title, target.removesuffix("()")
 
 
+# What users get but don't make.
 MADE_BY_METHODS = {"Bar", "Figures", "Future", "PoolStats", "Recording", "Scope", "Span", "StateView"}
 
 
-def as_written(  # noqa: PLR0917  # Sphinx's
+def as_written(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str, str] | None:
     """A signature with its annotations as they stand in the source: Sphinx would spell out where each type is from."""
@@ -69,11 +68,7 @@ def as_written(  # noqa: PLR0917  # Sphinx's
         return None
     if what == "class" and obj.__name__ in MADE_BY_METHODS:
         return "", ""
-    function = obj.__init__ if what == "class" else obj
-    try:
-        found = inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
+    found = inspect.signature(obj.__init__ if what == "class" else obj)
     if what != "function":
         found = found.replace(parameters=list(found.parameters.values())[1:])
     text = stringify_signature(found, unqualified_typehints=True)
@@ -88,6 +83,3 @@ def setup(app: Sphinx) -> None:
         analyzer.analyze()
         analyzer.overloads.clear()
     app.add_role_to_domain("py", "obj", Name(), override=True)
-
-
-default_role = "py:obj"

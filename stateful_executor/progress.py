@@ -36,15 +36,15 @@ try:
     from rich.progress_bar import ProgressBar  # pyright: ignore[reportMissingImports]
     from rich.table import Table  # pyright: ignore[reportMissingImports]
     from rich.text import Text  # pyright: ignore[reportMissingImports]
-except ModuleNotFoundError as missing:
-    raise ImportError("a live bar needs rich: pip install 'stateful-executor[progress]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("a live bar needs rich: pip install 'stateful-executor[progress]'") from _missing
 
 if TYPE_CHECKING:
     from ._registry import Registry
 
 T = TypeVar("T")
 
-logger = logging.getLogger("stateful_executor")
+logger: logging.Logger = logging.getLogger("stateful_executor")
 
 IN_TERMINAL, IN_NOTEBOOK = 0.1, 0.5  # seconds from one look to the next
 FIRST_LINE, SELDOM = 10.0, 300.0  # plain ones: the first after so long, then whenever the time has doubled, or passed

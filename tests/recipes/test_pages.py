@@ -104,7 +104,9 @@ def test_there_are_pages() -> None:
 
 def test_blocks() -> None:
     """Those of this page: one that runs, what it prints, one that is indented, and one that runs elsewhere."""
-    text = "# Page\n```python\nprint(1)\n```\n```text\n1\n```\n- ```py\n  2\n  ```\n```sh\nls\n```\n```text\nfile\n```\n"
+    text = (
+        "# Page\n```python\nprint(1)\n```\n```text\n1\n```\n- ```py\n  2\n  ```\n```sh\nls\n```\n```text\nfile\n```\n"
+    )
     assert [block.info for block in blocks(text)] == ["python", "text", "py", "sh", "text"]
     assert [block.indent for block in blocks(text)] == ["", "", "- ", "", ""]
     assert program(text).split("\n")[2] == "print(1)"
