@@ -8,6 +8,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.inspect import stringify_signature
 
@@ -36,8 +37,9 @@ myst_heading_anchors = 3
 # The reference: names as users import them, a parameter a line where there are many.
 add_module_names = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 80
+python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # as in the source: `pickle`, not where that is
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 default_role = "py:obj"  # see `Name`
@@ -47,7 +49,7 @@ class Name(PyXRefRole):
     """What stands in single backticks in docstrings: code, and a link when it is a name that the reference has."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        if re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", self.text) is None:
+        if re.fullmatch(r"~?[A-Za-z_][\w.]*(\(\))?", self.text) is None:
             return [nodes.literal(self.rawtext, self.text)], []
         return super().run()
 
@@ -82,4 +84,6 @@ def setup(app: Sphinx) -> None:
         analyzer = ModuleAnalyzer.for_module(f"stateful_executor.{module}")
         analyzer.analyze()
         analyzer.overloads.clear()
+    # "Tasks accepted: the sum of" is no type of a field.
+    GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
     app.add_role_to_domain("py", "obj", Name(), override=True)

@@ -126,14 +126,22 @@ def _tracked(results: Iterable[T], shown: Bar) -> Iterator[T]:
 class Figures(NamedTuple):
     """What a bar shows: since its block began, but for `running`, `backlog` and `blocked`, which are of the moment."""
 
-    done: int  # failed and cancelled ones too
+    done: int
+    """Tasks that have ended, failed and cancelled ones too; with `track`, results yielded."""
     failed: int
+    """Tasks that raised."""
     running: int
+    """Tasks begun and not ended."""
     backlog: int
-    blocked: int  # submitters
+    """Tasks accepted and not begun."""
+    blocked: int
+    """Submitters that wait for a place in the backlog."""
     seconds: float
-    rate: float  # done a second, of late
-    left: float | None  # seconds; None when nobody knows
+    """Seconds since the block began."""
+    rate: float
+    """Tasks done a second, of late."""
+    left: float | None
+    """Seconds until all are done, at that rate; None without a `total`, or while nothing gets done."""
 
 
 class Bar:
