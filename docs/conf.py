@@ -30,6 +30,7 @@ html_title = f"{project} {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # which browsers refuse to fetch from the file system
 toc_object_entries_show_parents = "hide"
 
 myst_heading_anchors = 3
