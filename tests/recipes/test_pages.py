@@ -98,6 +98,13 @@ def test_nothing_is_left_out(page: Path) -> None:
         assert block.info != "python" or block.indent == "", block
 
 
+def test_links_of_the_readme() -> None:
+    """Sphinx looks after those of `docs/`."""
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(targets) > 20
+    assert not [target for target in targets if not (ROOT / target).exists()]
+
+
 def test_there_are_pages() -> None:
     assert len(PAGES) > 20
 
