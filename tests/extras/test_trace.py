@@ -65,8 +65,8 @@ def test_the_wait_in_the_backlog() -> None:
     go_on = threading.Event()
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait)
+        until(lambda: tasks(recording))  # it has begun
         pool.submit(nothing)
-        until(lambda: pool.stats().running)
         assert [(span.kind, span.open) for span in recording.spans()] == [("task", True), ("queued", False)]
         go_on.set()
     first, second = tasks(recording)

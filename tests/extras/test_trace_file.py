@@ -117,7 +117,7 @@ def test_while_it_goes_on(tmp_path: Path) -> None:
     go_on = threading.Event()
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait, 20)
-        until(lambda: pool.stats().running)
+        until(lambda: any(span.kind == "task" for span in recording.spans()))
         events = saved(recording, tmp_path / "trace.json")
         go_on.set()
     check_all(events)
