@@ -100,7 +100,9 @@ def test_nothing_is_left_out(page: Path) -> None:
 
 def test_links_of_the_readme() -> None:
     """Sphinx looks after those of `docs/`."""
-    prose = re.sub(r"^```.*?^```$", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(
+        r"^```.*?^```$", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     targets = re.findall(r"\]\(([^)#:]+)\)", prose)
     assert len(targets) > 20
     assert not [target for target in targets if not (ROOT / target).exists()]
