@@ -108,6 +108,12 @@ def test_links_of_the_readme() -> None:
     assert not [target for target in targets if not (ROOT / target).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names(page: Path) -> None:
+    names = re.findall(r"`((?:tests|examples|benchmarks)/[\w./]*)`", page.read_text(encoding="utf-8"))
+    assert not [name for name in names if not (ROOT / name).exists()]
+
+
 def test_there_are_pages() -> None:
     assert len(PAGES) > 20
 
