@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial, update_wrapper
-from typing import Any
 
 from ._naming import name_of
 from ._options import TaskDecorator
+from ._typing import Any
 
 
 def decorator_of(copies_context: bool, task_decorator: TaskDecorator | None) -> TaskDecorator | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._current import current, sleep
@@ -17,6 +16,7 @@ from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
 from ._stdlib_waiters import StdlibWaiterAdapter
 from ._task import Callback, Home, Task
+from ._typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from ._current import sleep
 from ._future import Future, current_helper
 from ._naming import name_of
 from ._numbers import whole_number
 from ._parker import Deadline, Parker
+from ._typing import Any, Self, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 

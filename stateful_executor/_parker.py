@@ -5,9 +5,9 @@ from __future__ import annotations
 import _thread
 import threading
 from time import monotonic
-from typing import Protocol
 
 from ._numbers import in_seconds
+from ._typing import Protocol
 
 
 class Wakeable(Protocol):

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from threading import TIMEOUT_MAX
-from typing import Any, TypeVar
 
 from ._binding import Binding
 from ._future import Future, current_helper, new_task
@@ -15,13 +14,16 @@ from ._group import Group
 from ._idle import Idle
 from ._interrupts import for_each, in_new_thread
 from ._options import TaskDecorator
-from ._permits import Permits
 from ._phases import PENDING, RUNNING
 from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task
+from ._typing import TYPE_CHECKING, Any, TypeVar
 from ._waits import Waits
 from ._workers import Workers
+
+if TYPE_CHECKING:
+    from ._permits import Permits
 
 T = TypeVar("T")
 
@@ -92,7 +94,11 @@ class Registry:
         self.forked: bool = False
         self.abandoned: bool = False
         self.counts: PoolCounts = PoolCounts()
-        self.permits = None if max_backlog is None else Permits(max_backlog, submit_timeout, name)
+        self.permits: Permits | None = None
+        if max_backlog is not None:
+            from ._permits import Permits
+
+            self.permits = Permits(max_backlog, submit_timeout, name)
         self.idle = Idle()
         self.run_queue = RunQueue(self.idle.wake_all, None if self.permits is None else self.permits.in_use)
         self.workers = Workers(max_workers, self.run_queue, self)

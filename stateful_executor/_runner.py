@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import deque
 from itertools import repeat
-from typing import Any, cast
 
 from ._future import Future, Waiting
 from ._group import Group
@@ -19,6 +18,7 @@ from ._registry import Registry
 from ._stack import headroom
 from ._states import States
 from ._stats import Counts
+from ._typing import Any, cast
 from ._waits import Wait
 
 logger = logging.getLogger("concurrent.futures")

@@ -12,9 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, cast
-
-from typing_extensions import TypeVar
 
 from ._binding import Binding, Lifetime, find_binding
 from ._current import current, sleep
@@ -30,6 +27,7 @@ from ._registry import Registry
 from ._stack import headroom
 from ._states import Request, TearDown, owners
 from ._submitter import StateOptions, Submitter
+from ._typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, cast
 from ._view import StateView
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 from ._binding import Binding
 from ._interrupts import call_last
@@ -13,6 +12,7 @@ from ._naming import described, name_of, tell
 from ._policy import StatePolicy
 from ._state import State, Teardowns
 from ._stats import ONE, Counts
+from ._typing import Any
 from .errors import InitializerError
 
 logger = logging.getLogger("stateful_executor")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import random
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from ._binding import AsyncGeneratorContextManager, Binding, GeneratorContextManager
 from ._naming import tell
 from ._stats import Counts
+from ._typing import Any
 
 logger = logging.getLogger("stateful_executor")
 
@@ -53,7 +52,7 @@ class State:
         # Both before the initializer runs: what it reads may be outdated when it returns.
         self._generation: object = binding.generation
         self._started: float = monotonic()
-        self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
+        self._usable: float = 1 - 0.05 * _random()  # spreads the ends of max_age
         self.tasks: int = 0  # that have given it back
         self.discarded: bool = False
         self.is_made: bool = False
@@ -116,6 +115,11 @@ class State:
         return True
 
 
+def _random() -> float:
+    """From 0 to 1, without `random`, which takes long to import."""
+    return os.urandom(1)[0] / 256
+
+
 def _entry(
     made: Any, binding: Binding
 ) -> tuple[Callable[[], Any] | None, Callable[[], object] | None, TypeError | None]:
@@ -127,7 +131,7 @@ def _entry(
     rest: Callable[[], object]
     if isinstance(made, GeneratorContextManager):
         enter, rest = made.__enter__, partial(made.__exit__, None, None, None)
-    elif binding.is_generator or inspect.isgenerator(made):
+    elif binding.is_generator or isinstance(made, GeneratorType):
         enter, rest = partial(_begin, made, binding.name), partial(_finish, made, binding.name)
     else:
         return None, None, _refusal(made, binding)
@@ -152,9 +156,9 @@ def _finish(generator: Generator[Any, Any, Any], name: str) -> None:
 
 def _refusal(made: Any, binding: Binding) -> TypeError | None:
     """The error of what would have to be awaited."""
-    if inspect.iscoroutine(made):
+    if isinstance(made, CoroutineType):
         made.close()  # else Python warns that nobody has awaited it
-    elif not (inspect.isasyncgen(made) or isinstance(made, AsyncGeneratorContextManager)):
+    elif not isinstance(made, (AsyncGeneratorType, AsyncGeneratorContextManager)):
         return None
     return binding.cannot_await()
 

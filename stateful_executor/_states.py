@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 from ._binding import Binding, Holder
 from ._interrupts import call_last
 from ._slot import Slot
 from ._state import Teardowns
 from ._stats import ONE, Counts
+from ._typing import Any, cast
 
 
 class Request:

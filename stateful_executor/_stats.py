@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 from ._interrupts import locked
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from ._dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

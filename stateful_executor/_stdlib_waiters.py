@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any, Protocol
 
 from ._current import sleep_until
 from ._naming import tell
 from ._parker import Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, shown
+from ._typing import Any, Protocol
 
 logger = logging.getLogger("concurrent.futures")
 

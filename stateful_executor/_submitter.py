@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVarTuple, overload
-
-from typing_extensions import TypeVar
 
 from ._future import Future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._naming import cannot_copy
 from ._policy import StatePolicy
+from ._typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 from ._view import StateView
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._binding import Binding
 from ._failure import Failure, LostError
@@ -20,6 +19,7 @@ from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING
 from ._stack import descend
 from ._stats import ONE, PoolCounts, Tally
 from ._stdlib_waiters import StdlibWaiterAdapter
+from ._typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 

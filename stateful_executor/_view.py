@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from ._binding import Binding
-from ._broadcast import broadcast
 from ._current import current
 from ._future import Future, wrap_future
 from ._group import Group
@@ -15,6 +13,7 @@ from ._naming import cannot_copy, name_of
 from ._registry import Registry
 from ._slot import Slot
 from ._states import Owner, Replace, owners
+from ._typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
@@ -98,6 +97,8 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
+        from ._broadcast import broadcast
+
         make = self._registry.maker(fn, args, kwargs, self._binding)
         return broadcast(self._registry, make, self._binding.holders, self._scope)
 

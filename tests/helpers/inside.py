@@ -342,7 +342,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
     "Slot.take_back": (_slot.Slot, "take_back"),
     "TearDown.answer": (_states.TearDown, "answer"),
-    "State.random": (_state, "random"),
+    "State.random": (_state, "_random"),
     "LostError": (_task, "LostError"),
     "Task.watch": (_task.Task, "_watch"),
     "making": (_task, "making"),  # the lock for what a task makes once
