@@ -34,6 +34,7 @@ def altered(change: str, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("question", "races"),
     [
+        ("short", {"with Pool(n) as pool: list(pool.map(fn, items))": 7, "many workers, many pools, import": 3}),
         ("burst", {f"no-op burst, {count}": 7 for count in ("1 worker", "4 workers", "16 workers", "64 workers")}),
         ("options", {"our other options, no-op burst, 4 workers": 6}),
         ("producers", {"4 submitting threads, 4 workers": 7}),
