@@ -57,7 +57,8 @@ def test_each_row_is_printed(question: str, races: dict[str, int], tmp_path: Pat
     for race, rows in races.items():
         assert len([row for row in tables[race] if not row.startswith(" ")]) == rows, tables[race]
     records = json.loads(kept.read_text(encoding="utf-8"))
-    assert {(one["question"], len(one["rounds"])) for one in records} == {(question, 1)}
+    assert {one["question"] for one in records} == {question}
+    assert all(one["rounds"] for one in records)
     assert {"ours", "stdlib"} <= {one["executor"] for one in records}
 
 
