@@ -116,7 +116,8 @@ class Runner(Mailbox):
                             lent = slot.lent
                             if lent or slot.needs_attention:
                                 args = (slot.lend(),) + args  # noqa: RUF005  # `(state, *args)` takes 40 ns more
-                                states.overflow = slot.lent > 1 or states.overflow
+                                if slot.lent > 1:
+                                    states.overflow = True
                             else:  # as `Slot.lend` does
                                 # Before the tuple: to make it may start a collection, whose finalizers run tasks.
                                 slot.lent = 1

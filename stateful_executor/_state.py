@@ -35,9 +35,8 @@ class State:
         "_generation",
         "_process",
         "_rest",
-        "_started",
         "_teardown_begun",
-        "_usable",
+        "_too_old",
         "discarded",
         "is_made",
         "tasks",
@@ -51,8 +50,9 @@ class State:
         self._rest: Callable[[], object] | None = None  # of an initializer that yields
         # Both before the initializer runs: what it reads may be outdated when it returns.
         self._generation: object = binding.generation
-        self._started: float = monotonic()
-        self._usable: float = 1 - 0.05 * _random()  # spreads the ends of max_age
+        max_age = None if binding.policy is None else binding.policy.max_age
+        # From when on; up to 5 % early, so that those made together don't end together.
+        self._too_old: float | None = None if max_age is None else monotonic() + max_age * (1 - 0.05 * _random())
         self.tasks: int = 0  # that have given it back
         self.discarded: bool = False
         self.is_made: bool = False
@@ -79,9 +79,11 @@ class State:
         """Whether it is to be replaced."""
         return self.discarded or self._generation is not self._binding.generation
 
-    def is_older_than(self, max_age: float) -> bool:
-        """Whether it has been there for `max_age` seconds, or up to 5 % less, the same share each time."""
-        return monotonic() - self._started >= max_age * self._usable
+    def is_good(self) -> bool:
+        """Whether it is neither stale nor older than the policy's `max_age`, or up to 5 % less."""
+        if self.discarded or self._generation is not self._binding.generation:
+            return False
+        return self._too_old is None or monotonic() < self._too_old
 
     def tear_down(self, counts: Counts) -> None:
         """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope.

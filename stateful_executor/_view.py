@@ -114,10 +114,11 @@ class StateView(Generic[S]):
         The function raises `RuntimeError` outside of the pool's workers, and when the view's scope has ended;
         `InitializerError` when the state can't be made.
         """
-        name = name_of(fn)
+        name, binding = name_of(fn), self._binding
+        what = f"{name} is bound to"
 
         def bound(*args: P.args, **kwargs: P.kwargs) -> T:  # which must not refer to itself: that would be a cycle
-            return cast("T", self._worker(f"{name} is bound to").states.call_bound(self._binding, fn, args, kwargs))
+            return self._worker(what).states.call_bound(binding, fn, args, kwargs)  # type: ignore[no-any-return]
 
         bound.__name__ = bound.__qualname__ = name
         bound.__doc__ = getattr(fn, "__doc__", None)
@@ -161,7 +162,7 @@ class StateView(Generic[S]):
                 f"{what} a state of {self._registry.name}, which only the workers of that pool have: "
                 "call it in a task of the pool"
             )
-        return cast("Owner", worker)
+        return worker  # type: ignore[return-value]  # this registry's workers are owners
 
     def _slot_of(self, method: str) -> Slot:
         """Where the state lent to the calling task is."""
