@@ -17,6 +17,7 @@ from ._scope import Scope
 from ._snapshot import snapshot
 from ._stats import PoolStats
 from ._submitter import StateOptions, Submitter
+from ._task import NO_KEYWORDS, Watcher
 from ._typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from ._view import StateView
 from ._worker import Worker
@@ -64,6 +65,12 @@ class StatefulExecutor(Submitter[S]):
         Whatever is raised, Ctrl-C included: the task was not accepted, and takes no place.
         """
         return self._registry.put(fn, args, kwargs)
+
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `Submitter` has it."""
+        return self._registry.put(fn, args, NO_KEYWORDS, None, None, None, watchers)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.

@@ -36,7 +36,7 @@ class Parker:
         self._lock.acquire()
         self._permit: list[None] = [None]
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         """Let the sleeper go on; nothing happens when it has been told already."""
         try:
             del self._permit[0]

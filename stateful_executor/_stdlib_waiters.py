@@ -94,7 +94,7 @@ class StdlibWaiterAdapter:
         """Forget a waiter."""
         del self._claims[waiter]
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         """The task has ended: tell who waits. May be called again, also after it was interrupted."""
         future = self._future()
         if future is None:

@@ -13,6 +13,7 @@ from ._naming import cannot_copy, name_of
 from ._registry import Registry
 from ._slot import Slot
 from ._states import Owner, Replace, owners
+from ._task import NO_KEYWORDS, Watcher
 from ._typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class StateView(Generic[S]):
         """
         return self._registry.put(fn, args, kwargs, self._binding, self._scope)
 
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `Submitter` has it."""
+        return self._registry.put(fn, args, NO_KEYWORDS, self._binding, self._scope, None, watchers)
+
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
@@ -88,7 +95,9 @@ class StateView(Generic[S]):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the pool's `map_unordered`, with `fn(state, *items)`. A chunk is lent one state for all of its calls."""
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+        parts = AsTheyFinish()
+        submit = parts.watching(self._put) if self.submit == self._own_submit else self.submit
+        return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
 
     def broadcast(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
         """Have each worker that holds such a state call `fn(state, *args, **kwargs)`, once; return the futures.

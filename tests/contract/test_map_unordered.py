@@ -378,17 +378,17 @@ class TestErrors:
 
     def test_thrown_while_the_next_one_is_submitted(self, single: EntryPoint, monkeypatch: pytest.MonkeyPatch) -> None:
         """An exception of a signal handler, or of another thread: it is raised, and the map has come to its end."""
-        true_watch = getattr(*hook("Task.watch"))
+        true_add = getattr(*hook("AsTheyFinish.add"))
         left = [None]
 
-        def watch(task: Any, watcher: Any) -> None:
+        def add(parts: Any, part: Any) -> None:
             if not left:
                 monkeypatch.undo()
                 raise InterruptedError
             left.clear()
-            true_watch(task, watcher)
+            true_add(parts, part)
 
-        monkeypatch.setattr(*hook("Task.watch"), watch)
+        monkeypatch.setattr(*hook("AsTheyFinish.add"), add)
         results = single.map_unordered(abs, range(3), buffersize=1)
         assert next(results) == 0
         with pytest.raises(InterruptedError):
@@ -609,7 +609,7 @@ class TestMemory:
             until(lambda number=number: entry_point.pool.stats().completed >= max(number + 3, 4))  # the buffer is full
             next(results)
         parts = results.gi_frame.f_locals["parts"]
-        assert max(map(len, (inside(parts).arrived, inside(parts).pending, inside(parts).unbegun))) <= 8
+        assert max(map(len, (inside(parts).arrived, parts, inside(parts).unbegun or ()))) <= 8
         results.close()
 
     @pytest.mark.parametrize("ending", ["exhausted", "closed", "failed", "input", "never asked"])
@@ -630,7 +630,7 @@ class TestMemory:
                 raise LookupError
 
         def iterate(results: Any) -> None:
-            refs.extend(weakref.ref(task) for task in inside(results.gi_frame.f_locals["parts"]).unbegun)
+            refs.extend(weakref.ref(task) for task in results.gi_frame.f_locals["parts"])
             refs.append(weakref.ref(next(results)))
             if ending == "closed":
                 results.close()
