@@ -134,7 +134,7 @@ class Future(Task[T]):
         """Return when the task has finished; raise when it was cancelled, or not in time."""
         error = None
         try:
-            if not self.done():
+            if self._phase == PENDING or self._phase == RUNNING:
                 self._wait(timeout)
             if self._phase == CANCELLED_AND_NOTIFIED:
                 error = CancelledError()
@@ -150,7 +150,7 @@ class Future(Task[T]):
                 f"{home.name} was made before this process was forked: its workers, and so the end of {self!r}, "
                 "are in the parent"
             )
-        deadline = Deadline(timeout)
+        deadline = None if timeout is None else Deadline(timeout)
         helper = None if timeout is not None and timeout <= 0 else current_helper(home)
         parker = Parker()
         self._watch(parker)
@@ -159,11 +159,11 @@ class Future(Task[T]):
             try:
                 claim = self._claim
                 while True:  # as in `_map._results`
-                    if self.done():
+                    if self._phase != PENDING and self._phase != RUNNING:
                         break
                     if wait is not None and wait.told and claim:
                         helper.help(self)  # type: ignore[union-attr]  # there is one then; called here to save stack
-                    elif not sleep(parker, deadline.left()) and not self.done():
+                    elif not sleep(parker, None if deadline is None else deadline.left()) and not self.done():
                         raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
                     continue
             finally:

@@ -54,8 +54,9 @@ class Parker:
 
     def park(self, timeout: float | None = None) -> bool:
         """Sleep for at most `timeout` seconds; False when they passed. After an exception, throw the parker away."""
-        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
-        if not self._lock.acquire(timeout=seconds):
+        if timeout is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)):
             return False
         self._permit.append(None)
         return True
