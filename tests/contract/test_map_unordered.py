@@ -35,6 +35,25 @@ class EntryPoint:
         return entry_point.with_state().map_unordered(_Stateless(fn), *iterables, **kwargs)
 
 
+def test_sees_to_it_that_submit_is_called() -> None:
+    """One that a subclass overrides, or that somebody has replaced in this pool."""
+    submitted: list[tuple[Any, ...]] = []
+
+    class Pool(StatefulThreadPoolExecutor[None]):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            submitted.append(args)
+            return super().submit(fn, *args, **kwargs)
+
+    with Pool(1) as pool:
+        assert sorted(pool.map_unordered(abs, range(3))) == [0, 1, 2]
+    with StatefulThreadPoolExecutor(1) as other:
+        true_submit = other.submit
+        other.submit = lambda fn, *args: (submitted.append(args), true_submit(fn, *args))[1]  # type: ignore[method-assign, misc, assignment]
+        assert list(other.map_unordered(abs, range(3, 5))) == [3, 4]
+        del other.submit
+    assert submitted == [(number,) for number in range(5)]
+
+
 class _Stateless:
     """Drops the state."""
 

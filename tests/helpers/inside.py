@@ -169,7 +169,7 @@ TASK = {
 }
 SET_LATER = {"_adapter", "_cancelled_by", "_failure", "_result", "_silenced", "_taken_over"}  # what few tasks have
 ADAPTER = {"claims": "_claims"}
-ARRIVALS = {"arrived": "_arrived", "unbegun": "_unbegun"}
+ARRIVALS = {"arrived": "_arrived", "parker": "_parker", "sleeper": "_sleeper", "unbegun": "_unbegun"}
 SCOPE = {
     "pending": "_pending",
     "ending": "_ending",
