@@ -90,6 +90,7 @@ class AsTheyFinish(dict[Future[Any], "Chunk | None"]):
         self._sleeper: Parker | None = None  # the same while the thread sleeps, or is about to
         self._arrived: deque[Future[Any]] = deque()
         self._unbegun: deque[Future[Any]] | None = None  # for a worker that iterates; begun ones leave when first
+        self._repeats: list[Future[Any]] = []  # what a user's own `submit` has given again
         self._watcher = _Watcher(weakref.ref(self))
         self._watches: bool = False  # from the first, see `watching`
 
@@ -100,7 +101,11 @@ class AsTheyFinish(dict[Future[Any], "Chunk | None"]):
 
     def add(self, part: _Part) -> None:
         """Expect the end of a task."""
-        task, self[task] = part
+        task, chunk = part
+        if not self._watches and task in self:
+            self._repeats.append(task)
+            return
+        self[task] = chunk
         if self._unbegun is not None:
             self._unbegun.append(task)
         if self._watches:
@@ -123,6 +128,10 @@ class AsTheyFinish(dict[Future[Any], "Chunk | None"]):
                     task = arrived.popleft()
                     if self._unbegun:
                         self._forget_begun(self._unbegun)
+                    if self._repeats and task in self._repeats:
+                        self._repeats.remove(task)
+                        arrived.append(task)
+                        return task, self[task]
                     if task in self:  # as it is not the second time
                         return task, self.pop(task)
                 elif not self._help(deadline):
@@ -268,7 +277,7 @@ def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadli
 
 def _result(task: Future[Any], deadline: Deadline) -> Any:
     try:
-        if task._phase == FINISHED:  # as `Future.result` does
+        if type(task) is Future and task._phase == FINISHED:  # as `Future.result` does
             return task._result
         return task.result(deadline.left())
     except BaseException:

@@ -7,9 +7,9 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from inside import hook, inside
@@ -52,6 +52,33 @@ def test_sees_to_it_that_submit_is_called() -> None:
         assert list(other.map_unordered(abs, range(3, 5))) == [3, 4]
         del other.submit
     assert submitted == [(number,) for number in range(5)]
+
+
+def test_submit_that_gives_the_same_again() -> None:
+    """Each item has its result, from whatever future a user's own `submit` takes it."""
+
+    class Pool(StatefulThreadPoolExecutor[None]):
+        known: ClassVar[dict[Any, Any]] = {}
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            if args not in self.known:
+                self.known[args] = super().submit(fn, *args, **kwargs)
+            return self.known[args]
+
+    with Pool(2) as pool:
+        for buffersize in (None, 1, 3):
+            assert sorted(pool.map_unordered(abs, [1, 2, 1, 1, 3, 2], buffersize=buffersize)) == [1, 1, 1, 2, 2, 3]
+
+
+def test_submit_of_another_pool() -> None:
+    """`map` takes futures of any kind from a user's own `submit`."""
+
+    class Pool(StatefulThreadPoolExecutor[None]):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            return other.submit(fn, *args, **kwargs)
+
+    with ThreadPoolExecutor(1) as other, Pool(1) as pool:
+        assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
 
 
 class _Stateless:
