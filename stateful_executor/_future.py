@@ -14,12 +14,13 @@ from ._current import current, sleep
 from ._naming import cannot_copy
 from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
-from ._stdlib_waiters import StdlibWaiterAdapter
 from ._task import Callback, Home, Task
 from ._typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
+
+    from ._stdlib_waiters import StdlibWaiterAdapter
 
 T = TypeVar("T")
 
@@ -173,10 +174,6 @@ class Future(Task[T]):
             self._watchers.remove(parker)  # type: ignore[union-attr]  # made by _watch
             self = wait = None  # type: ignore[assignment]
 
-    def _make_adapter(self) -> None:
-        if not hasattr(self, "_adapter"):
-            self._adapter = StdlibWaiterAdapter(self)
-
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(self)` when the task has ended or was cancelled, and log what it raises.
 
@@ -280,7 +277,15 @@ class Future(Task[T]):
 
     def _stdlib_waiters(self) -> StdlibWaiterAdapter:
         if not hasattr(self, "_adapter"):
-            self._once(self._make_adapter)
+            from ._stdlib_waiters import StdlibWaiterAdapter
+
+            made = StdlibWaiterAdapter(self)
+
+            def keep() -> None:
+                if not hasattr(self, "_adapter"):
+                    self._adapter = made
+
+            self._once(keep)
         adapter = self._adapter
         if self._watchers is None or adapter not in self._watchers:
             self._watch(adapter)  # twice, when two threads come here at once: it tells each waiter only once

@@ -17,8 +17,10 @@ from ._naming import name_of
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING
 from ._stack import descend
 from ._stats import ONE, PoolCounts, Tally
-from ._stdlib_waiters import StdlibWaiterAdapter
 from ._typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from ._stdlib_waiters import StdlibWaiterAdapter
 
 T = TypeVar("T")
 

@@ -96,7 +96,18 @@ def test_other_names() -> None:
 # What a bare import may load beyond the standard library's pool. Anything more costs each program that imports this.
 IMPORTED = {"__future__", "_contextvars", "_typing", "contextvars"}
 # What few programs need, and those import when they do.
-SELDOM = "_asyncio", "_broadcast", "_decorator", "_permits", "_resize", "_process_pool", "_process", "_remote", "_wire"
+SELDOM = (
+    "_asyncio",
+    "_broadcast",
+    "_decorator",
+    "_permits",
+    "_process",
+    "_process_pool",
+    "_remote",
+    "_resize",
+    "_stdlib_waiters",
+    "_wire",
+)
 
 
 def test_imports() -> None:
