@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from time import perf_counter
 from typing import Any
 
 from _paired import MAX_BACKLOG, WORKERS, seconds, workers_of
@@ -19,11 +19,12 @@ from child import import_seconds, in_child
 from executors import ALL_THREE, OPTIONS, PLAIN, VARIANTS, Adapter, Floor, Make, Ours, Stdlib, rivals
 from latency import LATE, P99, task_seconds, under_load
 from race import BYTES, FLOOR, GROWTH, OURS, STDLIB, TIME, Bar, Ceiling, Entry, Figures, Race
+from short_lived import lives, many, short_lived
 
 WARM_UP = 256  # tasks, for a pool that has just been made
 MAPPED = {1: 2, 100: 10}  # items for each task of a burst, by chunks: so many that waking the workers matters little
-LIVES = 50
 PINNED = hasattr(os, "sched_setaffinity")
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 HAS_PEAK = find_spec("resource") is not None  # not on Windows
 
 Work = Callable[[Any, int], object]
@@ -77,14 +78,20 @@ def of(*names: str) -> dict[str, Make]:
 EACH = {name: make for name, make in VARIANTS.items() if name != "scope and backlog"}
 
 
+def short(plan: Plan) -> Iterator[Race]:
+    yield short_lived()
+    yield many(plan.crowd)
+
+
 def burst(plan: Plan) -> Iterator[Race]:
     """Submit them all, then take each result."""
     bars: Bars = {
-        PLAIN: (Bar(8), Bar(1 / 3, against=(PLAIN, FLOOR))),
-        "state": (Bar(6),),
-        "backlog": (Bar(6),),
-        "scope": (Bar(5),),
-        ALL_THREE: (Bar(4),),
+        PLAIN: (Bar(8 if HAS_GIL else 5), Bar(1 / 3, against=(PLAIN, FLOOR))),
+        "state": (Bar(6.5 if HAS_GIL else 5),),
+        "backlog": (Bar(6.5 if HAS_GIL else 4.5),),
+        "scope": (Bar(6 if HAS_GIL else 4.5),),
+        ALL_THREE: (Bar(5 if HAS_GIL else 3.5),),
+        "copy_context": (Bar(5),) if HAS_GIL else (),
     }
     for workers in WORKERS:
         measured = timed(workers, _burst)
@@ -121,7 +128,7 @@ def round_trip(plan: Plan) -> Iterator[Race]:
                     on_one_core(measured) if pinned else measured,
                     plan.tasks // 5,
                     EACH,
-                    {PLAIN: (Bar(1 / 0.85),)} if pinned else {},
+                    {PLAIN: (Bar(1 / 0.85 if pinned else 1.2),)},
                     workers,
                 ),
                 effort=2,
@@ -167,7 +174,7 @@ def mapped(plan: Plan) -> Iterator[Race]:
         items = plan.tasks * share
         measured = timed(4, partial(_mapped, chunksize))
         title = f"map over {items:,} items, {'no chunks' if chunksize == 1 else f'chunks of {chunksize}'}, 4 workers"
-        bars = {PLAIN: (Bar(1, against=(PLAIN, "mp.pool")),)} if chunksize > 1 else {}
+        bars = {PLAIN: (Bar(1, against=(PLAIN, "mp.pool")) if chunksize > 1 else Bar(5.5),)}
         yield Race("map", title, entries("map", measured, items, EACH, bars))
 
 
@@ -228,14 +235,11 @@ def start(plan: Plan) -> Iterator[Race]:
 
 
 def _lives(make: Make) -> Figures:
-    """As many as fit into a moment."""
-    gc.collect()
-    start, lives = perf_counter(), 0
-    while lives < LIVES and perf_counter() - start < 0.05:
+    def live() -> None:
         with closing(make(4)) as adapter:
             adapter.burst(1)
-        lives += 1
-    return {TIME: (perf_counter() - start) / lives}
+
+    return lives(live)
 
 
 def crowd(plan: Plan) -> Iterator[Race]:
@@ -275,11 +279,13 @@ def _latency(row: str, make: Make, rate: float, tasks: int) -> Figures:
 
 
 def options(plan: Plan) -> Iterator[Race]:
-    measured = timed(4, _burst)
-    yield Race("options", "our other options, no-op burst, 4 workers", entries("", measured, plan.tasks, OPTIONS)[-6:])
+    bars: Bars = {"policy, all of it": (Bar(4),), "bind": (Bar(4.5),), "map_unordered": (Bar(3.5),)}
+    found = entries("", timed(4, _burst), plan.tasks, OPTIONS, bars)[-6:]
+    yield Race("options", "our other options, no-op burst, 4 workers", found)
 
 
 QUESTIONS: dict[str, Callable[[Plan], Iterator[Race]]] = {
+    "short": short,
     "burst": burst,
     "options": options,
     "round-trip": round_trip,

@@ -64,13 +64,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Race:
-    """What is compared in the same rounds. The first entry of the standard library is the baseline."""
+    """What is compared in the same rounds. The baseline is the standard library's first entry."""
 
     question: str
     title: str
     entries: Sequence[Entry]
     effort: float = 1  # of the rounds asked for: more for what is quick and noisy, fewer for what is slow
     rehearsed: bool = True  # by a round that doesn't count
+    own_baselines: bool = False  # each row has its own: the standard library's entry in that row
 
     def run(self, rounds: int) -> Result:
         measures = [entry.measure for entry in self.entries]
@@ -95,9 +96,12 @@ class Result:
     race: Race
     rounds: dict[Cell, list[Figures]]
 
-    @property
-    def baseline(self) -> Cell:
-        return next(entry.cell for entry in self.race.entries if entry.who == STDLIB)
+    def baseline(self, row: str) -> Cell:
+        return next(
+            entry.cell
+            for entry in self.race.entries
+            if entry.who == STDLIB and (entry.row == row or not self.race.own_baselines)
+        )
 
     def rows(self) -> list[tuple[str, Figure]]:
         """In the order of the entries, with each figure that any executor has there."""
@@ -109,7 +113,7 @@ class Result:
 
     def ratios(self, cell: Cell, figure: Figure, against: Cell | None = None) -> Spread | None:
         """Of another cell to this one, round by round: above 1, this one is faster or smaller."""
-        own, others = self.figures(cell, figure), self.figures(against or self.baseline, figure)
+        own, others = self.figures(cell, figure), self.figures(against or self.baseline(cell[0]), figure)
         return (
             spread([other / mine for mine, other in zip(own, others, strict=True)])
             if own and others and all(own)

@@ -46,7 +46,7 @@ def _cell(result: Result, row: str, who: str, figure: Figure) -> tuple[str, str]
     figures = result.figures(cell, figure)
     if figures is None:
         return NOTHING
-    if cell == result.baseline or figure.absolute:
+    if cell == result.baseline(row) or figure.absolute:
         low, median, high = spread(figures)
         scale, unit = scaled(median, figure)
         return f"{short(median / scale)} {unit}", _range(low / scale, high / scale, len(figures))

@@ -29,12 +29,11 @@
 #   wire            how calls, results and errors travel to it and back
 #   helper, owner, home, member, holder   a worker, a pool or a task, as far as a lower layer needs one
 
-from typing import TYPE_CHECKING
-
 from ._policy import StatePolicy
 from ._pool import StatefulThreadPoolExecutor
 from ._scope import Scope
 from ._stats import PoolStats
+from ._typing import TYPE_CHECKING
 from ._view import StateView
 from .errors import BacklogFull, InitializerError, WorkerLost
 

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from ._parker import Deadline, Wakeable
 from ._permits import Permits
 from ._task import Task
+from ._typing import Any
 
 
 def check_loop(what: str) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any
 
 from ._naming import name_of
 from ._policy import StatePolicy
+from ._typing import Any
 
 # What comparisons and hashes of users' objects raise; but not what a time limit's handler may, while they are asked.
 INCOMPARABLE = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200  # of a function's code, as `inspect` has them
 
 
 class Holder:
@@ -77,12 +77,12 @@ class Binding:
         self.name: str = name_of(initializer)
         function = _called(initializer)
         if (
-            inspect.iscoroutinefunction(function)
-            or inspect.isasyncgenfunction(function)
+            _has_flag(function, CO_COROUTINE | CO_ASYNC_GENERATOR)
+            or hasattr(function, "_is_coroutine_marker")  # by `inspect.markcoroutinefunction`
             or _code_of(function) is _ASYNC_CONTEXT_MANAGER
         ):
             raise self.cannot_await()
-        self.is_generator: bool = inspect.isgeneratorfunction(function)
+        self.is_generator: bool = _has_flag(function, CO_GENERATOR)
         if finalizer is not None and (self.is_generator or _code_of(function) is _CONTEXT_MANAGER):
             raise self.needs_no_finalizer()
         self.lifetime: Lifetime | None = lifetime  # None: that of the workers
@@ -123,6 +123,12 @@ def _called(initializer: Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(initializer, (FunctionType, MethodType, type)):
         return initializer
     return type(initializer).__call__
+
+
+def _has_flag(function: Callable[..., Any], flag: int) -> bool:
+    """As in `inspect`, which takes long to import."""
+    flags = getattr(_code_of(function), "co_flags", 0)
+    return isinstance(flags, int) and bool(flags & flag)
 
 
 def _code_of(function: Callable[..., Any]) -> object:

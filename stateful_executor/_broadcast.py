@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import TypeVar
 
 from ._future import Future, current_helper
 from ._group import Group
 from ._interrupts import locked
 from ._registry import Registry
+from ._typing import TypeVar
 from ._workers import PoolWorker
 
 T = TypeVar("T")

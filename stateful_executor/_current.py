@@ -5,9 +5,9 @@ from __future__ import annotations
 import _thread
 import os
 from collections.abc import Callable
-from typing import Protocol
 
 from ._parker import Deadline, Parker
+from ._typing import Protocol
 
 
 class CurrentWorker(Protocol):

@@ -5,23 +5,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self
-
-from typing_extensions import TypeVar
 
 from . import _interpreter
 from ._binding import Binding, find_binding
-from ._broadcast import broadcast
 from ._future import Future, current_helper, wrap_future
 from ._naming import name_of
 from ._options import checked_size
 from ._policy import StatePolicy
 from ._registry import Registry, dropped, shut_down
-from ._resize import resize
 from ._scope import Scope
 from ._snapshot import snapshot
 from ._stats import PoolStats
 from ._submitter import StateOptions, Submitter
+from ._task import NO_KEYWORDS, Watcher
+from ._typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from ._view import StateView
 from ._worker import Worker
 
@@ -69,6 +66,12 @@ class StatefulExecutor(Submitter[S]):
         """
         return self._registry.put(fn, args, kwargs)
 
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `Submitter` has it."""
+        return self._registry.put(fn, args, NO_KEYWORDS, None, None, None, watchers)
+
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop.
 
@@ -88,6 +91,8 @@ class StatefulExecutor(Submitter[S]):
         Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
         `result()` of such a future in the worker that is to run it.
         """
+        from ._broadcast import broadcast
+
         return broadcast(self._registry, self._registry.maker(fn, args, kwargs), self._registry.workers.live)
 
     def resize(self, max_workers: int) -> None:
@@ -101,6 +106,8 @@ class StatefulExecutor(Submitter[S]):
 
         .. versionadded:: 0.1
         """
+        from ._resize import resize
+
         resize(self._registry, checked_size(max_workers))
 
     # Scopes and states

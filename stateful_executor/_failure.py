@@ -6,9 +6,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from typing import Protocol
 
 from ._naming import tell
+from ._typing import Protocol
 
 lost_errors = logging.getLogger("stateful_executor")
 LOST = "lost error: task %s failed, and nobody took the error from its future"

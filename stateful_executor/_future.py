@@ -8,18 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 from ._binding import Binding
 from ._current import current, sleep
 from ._naming import cannot_copy
 from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
-from ._stdlib_waiters import StdlibWaiterAdapter
 from ._task import Callback, Home, Task
+from ._typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
+
+    from ._stdlib_waiters import StdlibWaiterAdapter
 
 T = TypeVar("T")
 
@@ -134,7 +135,7 @@ class Future(Task[T]):
         """Return when the task has finished; raise when it was cancelled, or not in time."""
         error = None
         try:
-            if not self.done():
+            if self._phase == PENDING or self._phase == RUNNING:
                 self._wait(timeout)
             if self._phase == CANCELLED_AND_NOTIFIED:
                 error = CancelledError()
@@ -150,7 +151,7 @@ class Future(Task[T]):
                 f"{home.name} was made before this process was forked: its workers, and so the end of {self!r}, "
                 "are in the parent"
             )
-        deadline = Deadline(timeout)
+        deadline = None if timeout is None else Deadline(timeout)
         helper = None if timeout is not None and timeout <= 0 else current_helper(home)
         parker = Parker()
         self._watch(parker)
@@ -159,11 +160,11 @@ class Future(Task[T]):
             try:
                 claim = self._claim
                 while True:  # as in `_map._results`
-                    if self.done():
+                    if self._phase != PENDING and self._phase != RUNNING:
                         break
                     if wait is not None and wait.told and claim:
                         helper.help(self)  # type: ignore[union-attr]  # there is one then; called here to save stack
-                    elif not sleep(parker, deadline.left()) and not self.done():
+                    elif not sleep(parker, None if deadline is None else deadline.left()) and not self.done():
                         raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
                     continue
             finally:
@@ -172,10 +173,6 @@ class Future(Task[T]):
         finally:
             self._watchers.remove(parker)  # type: ignore[union-attr]  # made by _watch
             self = wait = None  # type: ignore[assignment]
-
-    def _make_adapter(self) -> None:
-        if not hasattr(self, "_adapter"):
-            self._adapter = StdlibWaiterAdapter(self)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[T]], object]) -> None:
         """Call `fn(self)` when the task has ended or was cancelled, and log what it raises.
@@ -280,7 +277,15 @@ class Future(Task[T]):
 
     def _stdlib_waiters(self) -> StdlibWaiterAdapter:
         if not hasattr(self, "_adapter"):
-            self._once(self._make_adapter)
+            from ._stdlib_waiters import StdlibWaiterAdapter
+
+            made = StdlibWaiterAdapter(self)
+
+            def keep() -> None:
+                if not hasattr(self, "_adapter"):
+                    self._adapter = made
+
+            self._once(keep)
         adapter = self._adapter
         if self._watchers is None or adapter not in self._watchers:
             self._watch(adapter)  # twice, when two threads come here at once: it tells each waiter only once

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from ._failure import FailedTask
 from ._interrupts import for_each
 from ._naming import tell
 from ._parker import Wakeable
+from ._typing import Protocol
 
 logger = logging.getLogger("stateful_executor")
 

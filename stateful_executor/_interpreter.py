@@ -14,11 +14,10 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
-from math import inf
 from time import monotonic
-from typing import Any, Protocol
 
 from ._parker import Parker
+from ._typing import Any, Protocol
 
 logger = logging.getLogger("stateful_executor")
 ABANDONED = "%s has not ended %s seconds after the interpreter began to exit, and is not waited for any more: %s"
@@ -151,7 +150,7 @@ def _finish_late() -> None:
 
 
 def _patience(pool: Closeable) -> float:
-    return inf if pool.exit_timeout is None else pool.exit_timeout
+    return float("inf") if pool.exit_timeout is None else pool.exit_timeout
 
 
 def _finish(pools: list[Closeable], began: float, cancel: bool) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+
+from ._typing import Any, TypeVar
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from contextlib import suppress
 from itertools import repeat
-from typing import Any
 
 from ._future import Future
 from ._idle import Parked
@@ -15,6 +14,7 @@ from ._parker import Parker
 from ._registry import Registry
 from ._states import Owner, Request
 from ._task import Task
+from ._typing import Any
 from ._workers import PoolWorker
 
 # Without it those that are woken run at once, and may have destructors to run first, of objects that they made: nobody

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from ._current import sleep
-from ._future import Future, current_helper
+from ._future import Future, Helper, current_helper
 from ._naming import name_of
 from ._numbers import whole_number
 from ._parker import Deadline, Parker
+from ._phases import FINISHED
+from ._typing import Any, Self, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -71,96 +73,142 @@ class InOrder(deque[_Part]):
             _cancel(self.popleft()[0])
 
 
-class AsTheyFinish:
+class AsTheyFinish(dict[Future[Any], "Chunk | None"]):
     """The tasks of a `map_unordered` whose results have not been asked for.
 
-    `_arrived` is guarded by its own lock: a task that ends adds to it, then wakes `_parker`, on which the iterating
-    thread sleeps. The rest is touched by that thread only. Else it is woken by the map's timeout, or by Ctrl-C.
+    `_arrived` is guarded by its own lock; the rest is touched by the iterating thread only, but for `_sleeper`, which
+    is set back by who wakes that thread, before it does. The thread is woken by a task that ends, by the map's timeout,
+    or by Ctrl-C. No end is missed:
+
+        who               publishes            meets at (locks)  then looks at
+        who ends a task   enters `_arrived`    `_arrived`        `_sleeper`
+        iterating thread  sets `_sleeper`      `_arrived`        what is in there
     """
 
     def __init__(self) -> None:
         self._parker: Parker = Parker()
-        self._arrived: deque[_Arrival] = deque()
-        self._pending: dict[_Arrival, _Part] = {}
-        self._unbegun: deque[Future[Any]] = deque()  # begun ones leave when they come first
+        self._sleeper: Parker | None = None  # the same while the thread sleeps, or is about to
+        self._arrived: deque[Future[Any]] = deque()
+        self._unbegun: deque[Future[Any]] | None = None  # for a worker that iterates; begun ones leave when first
+        self._repeats: list[Future[Any]] = []  # what a user's own `submit` has given again
+        self._watcher = _Watcher(weakref.ref(self))
+        self._watches: bool = False  # from the first, see `watching`
 
-    def __len__(self) -> int:
-        return len(self._pending)
+    def watching(self, put: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
+        """What submits for this map, by `put(watchers, fn, *args)`: to watch costs less before others see the task."""
+        self._watches = True
+        return partial(put, (self._watcher,))
 
     def add(self, part: _Part) -> None:
         """Expect the end of a task."""
-        task = part[0]
-        arrival = _Arrival(self._arrived, self._parker)
-        try:
-            self._pending[arrival] = part
+        task, chunk = part
+        if not self._watches and task in self:
+            self._repeats.append(task)
+            return
+        self[task] = chunk
+        if self._unbegun is not None:
             self._unbegun.append(task)
-            task._watch(arrival)
+        if self._watches:
+            return
+        try:
+            task._watch(self._watcher)
             if task.done():
-                arrival.wake()
+                self._watcher.wake(task)
         except BaseException:
-            arrival.wake()  # nobody else may; should the map go on, `result()` waits for the task
+            self._watcher.wake(task)  # nobody else may; should the map go on, `result()` waits for the task
             raise
 
     def next(self, deadline: Deadline) -> _Part:
         """A task that has ended; in a worker of its pool, run one that has not begun rather than wait."""
-        while True:
-            while self._arrived:
-                arrival = self._arrived.popleft()
-                if arrival in self._pending:  # as it is not the second time
-                    self._forget_begun()
-                    # Without a name: an error of a task run here refers to this frame, its caller's, by its traceback.
-                    return self._pending.pop(arrival)
-            if self._help(deadline):
+        task = None
+        try:
+            arrived = self._arrived
+            while True:  # as in `_results`
+                if arrived:
+                    task = arrived.popleft()
+                    if self._unbegun:
+                        self._forget_begun(self._unbegun)
+                    if self._repeats and task in self._repeats:
+                        self._repeats.remove(task)
+                        arrived.append(task)
+                        return task, self[task]
+                    if task in self:  # as it is not the second time
+                        return task, self.pop(task)
+                elif not self._help(deadline):
+                    self._look_for_fork()
+                    if not self._sleep(deadline.left()) and not arrived:
+                        raise TimeoutError(f"{len(self)} tasks of a map_unordered have not ended in time")
                 continue
-            self._look_for_fork()
-            if not self._sleep(deadline.left()) and not self._arrived:
-                raise TimeoutError(f"{len(self._pending)} tasks of a map_unordered have not ended in time")
-
-    def _forget_begun(self) -> None:
-        while self._unbegun and not self._unbegun[0]._claim:
-            self._unbegun.popleft()
+        finally:
+            del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
     def _help(self, deadline: Deadline) -> bool:
-        self._forget_begun()
-        helper = current_helper(self._unbegun[0]._home) if self._unbegun else None
+        helper = self._helper()
         left = deadline.left()
         if helper is None or (left is not None and left <= 0):
+            return False
+        if self._unbegun is None:
+            self._unbegun = deque(self)
+        self._forget_begun(self._unbegun)
+        if not self._unbegun:
             return False
         helper.help(self._unbegun.popleft())
         return True
 
+    def _helper(self) -> Helper | None:
+        for task in self:
+            return current_helper(task._home)
+        return None
+
+    def _forget_begun(self, unbegun: deque[Future[Any]]) -> None:
+        while unbegun and not unbegun[0]._claim:
+            unbegun.popleft()
+
     def _sleep(self, timeout: float | None) -> bool:
-        for task, _ in self._pending.values():
-            helper = current_helper(task._home)
+        helper = self._helper()
+        self._sleeper = self._parker
+        try:
+            self._arrived.extend(())  # locks it, see above
+            if self._arrived:
+                return True
             return sleep(self._parker, timeout) if helper is None else helper.wait(self._parker, timeout)
-        return True
+        finally:
+            self._sleeper = None
 
     def _look_for_fork(self) -> None:
         """Raise `BrokenThreadPool` in a child process, where no task will ever end."""
-        for task, _ in self._pending.values():
+        for task in self:
             if task._home.forked:
                 task.result()
             return
 
     def cancel(self) -> None:
         """Cancel what has not begun; nobody will look at what the others come to."""
-        self._unbegun.clear()
-        while self._pending:
-            _cancel(self._pending.popitem()[1][0])
+        self._unbegun = None
+        while self:
+            _cancel(self.popitem()[0])
 
 
-class _Arrival:
-    """Watches one task, and tells when it has ended. Does not know which: the two would be a cycle."""
+class _Watcher:
+    """Tells a map which of its tasks have ended, if it is still there. They all have this one, and it has none."""
 
-    __slots__ = ("_arrived", "_parker")
+    __slots__ = ("_map",)
 
-    def __init__(self, arrived: deque[_Arrival], waiter: Parker) -> None:
-        self._arrived = arrived
-        self._parker = waiter
+    def __init__(self, parts: weakref.ref[AsTheyFinish]) -> None:
+        self._map = parts
 
-    def wake(self) -> None:
-        self._arrived.append(self)
-        self._parker.wake()
+    def wake(self, task: Future[Any]) -> None:
+        parts = self._map()
+        if parts is not None:
+            parts._arrived.append(task)
+            sleeper = parts._sleeper
+            if sleeper is not None:
+                parts._sleeper = None  # before it wakes, and may sleep again; others need not wake it until then
+                try:
+                    sleeper.wake()
+                except BaseException:  # Ctrl-C, or thrown into this thread: this is called again
+                    parts._sleeper = sleeper
+                    raise
 
 
 def map_tasks(
@@ -229,6 +277,8 @@ def _results(parts: InOrder | AsTheyFinish, more: Iterator[_Part] | None, deadli
 
 def _result(task: Future[Any], deadline: Deadline) -> Any:
     try:
+        if type(task) is Future and task._phase == FINISHED:  # as `Future.result` does
+            return task._result
         return task.result(deadline.left())
     except BaseException:
         _cancel(task)

@@ -10,6 +10,9 @@ from functools import partial
 from types import BuiltinMethodType
 
 from ._current import current
+from ._typing import Any
+
+run_in: Callable[..., Any] = Context.run  # of a context, a function and its arguments
 
 
 def name_of(fn: object) -> str:
@@ -57,7 +60,12 @@ def _unwrapped(fn: object) -> object:
         if not issubclass(type(fn), partial):
             break
         func, args = fn.func, fn.args  # type: ignore[attr-defined]
-        fn = args[0] if args and type(func) is BuiltinMethodType and type(func.__self__) is Context else func
+        if func is run_in and len(args) > 1:
+            fn = args[1]
+        elif args and type(func) is BuiltinMethodType and type(func.__self__) is Context:
+            fn = args[0]
+        else:
+            fn = func
     return fn
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from contextlib import suppress
-from typing import Any
+
+from ._typing import Any
 
 
 def whole_number(name: str, number: object, meaning: str) -> int:

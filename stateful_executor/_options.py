@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypedDict
 
 from ._numbers import timeout_in_seconds, whole_number
+from ._typing import TYPE_CHECKING, Any, TypeAlias
 
 TaskDecorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"
 
+if TYPE_CHECKING:
+    from typing import TypedDict
 
-class PoolOptions(TypedDict, total=False):
-    """The keywords of the constructor that have nothing to do with the state."""
+    class PoolOptions(TypedDict, total=False):
+        """The keywords of the constructor that have nothing to do with the state."""
 
-    max_backlog: int | None
-    submit_timeout: float | None
-    idle_timeout: float | None
-    exit_timeout: float | None
-    copy_context: bool
-    task_decorator: TaskDecorator | None
+        max_backlog: int | None
+        submit_timeout: float | None
+        idle_timeout: float | None
+        exit_timeout: float | None
+        copy_context: bool
+        task_decorator: TaskDecorator | None
 
 
 def checked_workers(max_workers: int | None) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import _thread
 import threading
 from time import monotonic
-from typing import Protocol
 
 from ._numbers import in_seconds
+from ._typing import Protocol
 
 
 class Wakeable(Protocol):
@@ -36,7 +36,7 @@ class Parker:
         self._lock.acquire()
         self._permit: list[None] = [None]
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         """Let the sleeper go on; nothing happens when it has been told already."""
         try:
             del self._permit[0]
@@ -54,8 +54,9 @@ class Parker:
 
     def park(self, timeout: float | None = None) -> bool:
         """Sleep for at most `timeout` seconds; False when they passed. After an exception, throw the parker away."""
-        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
-        if not self._lock.acquire(timeout=seconds):
+        if timeout is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX)):
             return False
         self._permit.append(None)
         return True

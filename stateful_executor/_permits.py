@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
 from ._current import sleep_until
 from ._interrupts import locked
@@ -16,6 +15,7 @@ from ._naming import tell
 from ._parker import Parker, Wakeable
 from ._stats import ONE
 from ._task import Task
+from ._typing import Any, Protocol
 from .errors import BacklogFull
 
 logger = logging.getLogger("stateful_executor")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic
-
-from typing_extensions import TypeVar
 
 from ._numbers import in_seconds, whole_number
+from ._typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from ._dataclass import dataclass
 
 S = TypeVar("S", default=Any, contravariant=True)
 
@@ -76,7 +77,7 @@ class StatePolicy(Generic[S]):
         if self.max_age is not None:
             meaning = "a number of seconds above 0, or None for no limit"
             object.__setattr__(self, "max_age", in_seconds("max_age", self.max_age, meaning))
-            if not 0 < self.max_age < math.inf:
+            if not 0 < self.max_age < float("inf"):
                 raise ValueError(f"max_age must be {meaning}, not {self.max_age}")
 
     def discards(self, error: BaseException) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, TypeVarTuple, overload
 
-from typing_extensions import TypeVar, Unpack
-
-from ._decorator import decorator_of
 from ._executor import StatefulExecutor, own_binding
-from ._options import PoolOptions, TaskDecorator, checked_backlog, checked_timeouts, checked_workers
+from ._options import TaskDecorator, checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
 from ._private_names import PrivateNames, warn_of_hooks
 from ._registry import Registry
 from ._submitter import Yielding
+from ._typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, overload
+
+if TYPE_CHECKING:
+    from ._options import PoolOptions
 
 S = TypeVar("S", default=Any, covariant=True)
 Ts = TypeVarTuple("Ts")
@@ -197,7 +197,11 @@ class StatefulThreadPoolExecutor(StatefulExecutor[S], PrivateNames):
         self._bindings = {}
         self._own = own_binding(self._bindings, initializer, initargs, finalizer, policy)
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
-        decorate = decorator_of(copy_context, task_decorator)
+        decorate = None
+        if copy_context or task_decorator is not None:
+            from ._decorator import decorator_of
+
+            decorate = decorator_of(copy_context, task_decorator)
         self._open(Registry(name, max_workers, max_backlog, *timeouts, decorate), self._own)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

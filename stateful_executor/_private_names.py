@@ -8,12 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from inspect import getattr_static
-from typing import Any, NoReturn
 
 from ._binding import Binding
 from ._future import Future
 from ._registry import Registry
+from ._typing import Any, NoReturn
 
 # What a subclass may override in vain, in some version of Python, and what to do instead.
 HOOKS = {
@@ -29,6 +28,8 @@ HOOKS = {
 def warn_of_hooks(cls: type[PrivateNames]) -> None:
     """For `__init_subclass__`: a warning at the class statement for each of HOOKS that `cls` overrides."""
     parent = next(base for base in cls.__mro__[1:] if issubclass(base, PrivateNames))
+    from inspect import getattr_static  # takes long
+
     for name, instead in HOOKS.items():
         if getattr_static(cls, name, None) is not getattr_static(parent, name, None):
             warnings.warn(f"{cls.__qualname__}.{name} is never used: {instead}", RuntimeWarning, stacklevel=3)

@@ -8,9 +8,7 @@ import pickle
 from collections.abc import Callable
 from itertools import count
 from multiprocessing.context import BaseContext
-from typing import Any, TypedDict, TypeVarTuple, cast, overload
-
-from typing_extensions import TypeVar, Unpack
+from typing import Any, TypedDict, TypeVarTuple, Unpack, cast, overload
 
 from ._executor import StatefulExecutor, own_binding
 from ._options import checked_backlog, checked_processes, checked_timeouts
@@ -22,6 +20,7 @@ from ._remote_view import RemoteScope, RemoteView
 from ._scope import Scope
 from ._server import setup_of
 from ._submitter import StateOptions, Yielding
+from ._typing import TypeVar
 from ._view import StateView
 from ._wire import Pickler, Wire
 

@@ -17,6 +17,7 @@ from ._registry import Registry
 from ._remote import Handle, Start, StartWorker, is_lost
 from ._remote_state import RemoteState, key_of
 from ._states import Owner, owners
+from ._task import Watcher
 from ._wire import CALL, CHUNK, NO_STATE, OWN, Parts, Wire
 
 T = TypeVar("T")
@@ -123,12 +124,13 @@ class RemoteRegistry(Registry):
         binding: Binding | None = None,
         scope: Group | None = None,
         task: Future[T] | None = None,
+        watchers: tuple[Watcher] | None = None,
     ) -> Future[T]:
         """As `Registry.put`, which this makes a call for."""
         if task is not None:  # of `aput`, and so of a call
             return Registry.put(self, fn, args, kwargs, binding, scope, task)
         call = self._call(fn, args, kwargs, binding)
-        future: Future[T] = Registry.put(self, call, (), {}, self.handles, scope)
+        future: Future[T] = Registry.put(self, call, (), {}, self.handles, scope, None, watchers)
         call.future = future
         return future
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import deque
 from itertools import repeat
-from typing import Any, cast
 
 from ._future import Future, Waiting
 from ._group import Group
@@ -19,6 +18,7 @@ from ._registry import Registry
 from ._stack import headroom
 from ._states import States
 from ._stats import Counts
+from ._typing import Any, cast
 from ._waits import Wait
 
 logger = logging.getLogger("concurrent.futures")
@@ -116,7 +116,8 @@ class Runner(Mailbox):
                             lent = slot.lent
                             if lent or slot.needs_attention:
                                 args = (slot.lend(),) + args  # noqa: RUF005  # `(state, *args)` takes 40 ns more
-                                states.overflow = slot.lent > 1 or states.overflow
+                                if slot.lent > 1:
+                                    states.overflow = True
                             else:  # as `Slot.lend` does
                                 # Before the tuple: to make it may start a collection, whose finalizers run tasks.
                                 slot.lent = 1

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, repeat
-from typing import Any
 
 from ._future import Future
 from ._stats import ONE
+from ._typing import Any
 
 MIN_TOMBSTONES = 64
 

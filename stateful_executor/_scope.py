@@ -12,9 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, cast
-
-from typing_extensions import TypeVar
 
 from ._binding import Binding, Lifetime, find_binding
 from ._current import current, sleep
@@ -30,6 +27,8 @@ from ._registry import Registry
 from ._stack import headroom
 from ._states import Request, TearDown, owners
 from ._submitter import StateOptions, Submitter
+from ._task import NO_KEYWORDS, Watcher
+from ._typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, cast
 from ._view import StateView
 
 if TYPE_CHECKING:
@@ -110,6 +109,12 @@ class Scope(Group, Submitter[S]):
         scope was cancelled.
         """
         return self._registry.put(fn, args, kwargs, None, self)
+
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `Submitter` has it."""
+        return self._registry.put(fn, args, NO_KEYWORDS, None, self, None, watchers)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """As `submit`, but wait for a place in the backlog without blocking the event loop; see the pool's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 from ._binding import Binding
 from ._interrupts import call_last
@@ -13,6 +12,7 @@ from ._naming import described, name_of, tell
 from ._policy import StatePolicy
 from ._state import State, Teardowns
 from ._stats import ONE, Counts
+from ._typing import Any
 from .errors import InitializerError
 
 logger = logging.getLogger("stateful_executor")
@@ -65,40 +65,68 @@ class Slot:
     # Lending
 
     def lend(self) -> Any:
-        """A state that no task of this worker holds, made now if need be. Taken back by `lent -= 1`, or `take_back`."""
-        if self.needs_attention or self.lent == len(self.states):
-            return self._lend_with_care()
-        self.lent += 1
-        return self.states[self.lent - 1].value
+        """A state that no task of this worker holds, made now if need be. Taken back by `take_back`.
 
-    def _lend_with_care(self) -> Any:
+        `Runner.run` does this by itself where nothing is lent and `needs_attention` is empty.
+        """
+        policy, states = self._policy, self.states
         error = None
         self._busy += 1
         try:
-            self._look_at_age()
-            self.drop_stale()
-            for _ in range(2):  # a state that fails its check is replaced once
-                if self.lent == len(self.states):
-                    self._make()
-                state = self.states[self.lent]
-                self.lent += 1  # from here on: a task that the check waits for gets another one
-                error = self._check(state)
-                if error is None:
-                    return state.value
-                self.lent -= 1
-                state.discarded = True
+            # Else there is one that is good, as most often with a policy: all that is left to do is to check it.
+            if policy is None or self.lent or len(states) != 1 or self._teardowns.states or not states[0].is_good():
+                self._look_at_age()
                 self.drop_stale()
-            raise error  # type: ignore[misc]  # there was one
+                if self.lent == len(states):
+                    self._make()
+            state = states[self.lent]
+            self.lent += 1  # from here on: a task that the check waits for gets another one
+            if policy is None or policy.check is None:
+                return state.value
+            try:
+                if policy.check(state.value) is not False:
+                    return state.value
+            except BaseException as exc:
+                error = exc
+            return self._lend_another(policy.check, state, error)
         finally:
             error = None  # no cycle from it by its traceback to this frame
             self._busy -= 1
-            self._look_if_free()
+            if self.calls_when_free:
+                self._look_if_free()
+
+    def _lend_another(self, check: Callable[[Any], object], state: State, error: BaseException | None) -> Any:
+        """After `state` has failed its check, with `error`: lend another one; should that fail, too, the task does."""
+        try:
+            self._take_back_failed(state, error)
+            if self.lent == len(self.states):
+                self._make()
+            state = self.states[self.lent]
+            self.lent += 1
+            try:
+                if check(state.value) is not False:
+                    return state.value
+                error = None
+            except BaseException as exc:
+                error = exc
+            self._take_back_failed(state, error)
+            if error is None:
+                name = self.binding.name
+                raise InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
+            raise error
+        finally:
+            error = None  # as in `lend`
+
+    def _take_back_failed(self, state: State, error: BaseException | None) -> None:
+        tell(logger.info, "state made by %s failed its check, and is replaced", self.binding.name, exc_info=error)
+        self.lent -= 1
+        state.discarded = True
+        self.drop_stale()
 
     def _look_at_age(self) -> None:
-        policy = self._policy
-        if policy is not None and policy.max_age is not None:
+        if self._policy is not None and self._policy.max_age is not None:
             for state in self.states[self.lent :]:
-                if state.is_older_than(policy.max_age):
+                if not state.is_good():
                     state.discarded = True
 
     def _make(self) -> None:
@@ -122,21 +150,6 @@ class Slot:
             self._making = False
             self._counts.seconds_making += monotonic() - started
 
-    def _check(self, state: State) -> BaseException | None:
-        """What is wrong with `state`."""
-        check = None if self._policy is None else self._policy.check
-        if check is None:
-            return None
-        name = self.binding.name
-        try:
-            if check(state.value) is not False:
-                return None
-        except BaseException as exc:
-            tell(logger.info, "state made by %s failed its check, and is replaced", name)
-            return exc
-        tell(logger.info, "state made by %s failed its check, and is replaced", name, exc_info=None)
-        return InitializerError(f"{name_of(check)} returned False for a state that {name} has just made")
-
     def prepare(self) -> None:
         """Have a state, which is not lent yet."""
         self._busy += 1
@@ -151,16 +164,31 @@ class Slot:
     # Taking back
 
     def take_back(self, error: BaseException | None) -> None:
-        """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down."""
-        self._busy += 1
+        """Take back what was lent last, from a task that ended with `error`: reset it, or tear it down.
+
+        `Runner.run` does this by itself where `needs_attention` is empty.
+        """
+        policy = self._policy
         try:
-            if self._policy is not None:
-                self._look_after_task(self._policy, self.states[self.lent - 1], error)
+            state = self.states[self.lent - 1]
+            if policy is not None:
+                state.tasks += 1
+                if error is not None and not state.discarded:
+                    self._look_at_error(policy, state, error)
+                if policy.reset is not None and not state.discarded:
+                    try:
+                        policy.reset(state.value)
+                    except BaseException:
+                        tell(logger.warning, "reset of a state made by %s raised: it is replaced", self.binding.name)
+                        state.discarded = True
+                if policy.max_tasks is not None and state.tasks >= policy.max_tasks:
+                    state.discarded = True
             self.lent -= 1
-            self.drop_stale()
+            if policy is None or self.lent or len(self.states) != 1 or self._teardowns.states or state.is_stale():
+                self.drop_stale()
         finally:
-            self._busy -= 1
-            self._look_if_free()
+            if self.calls_when_free:
+                self._look_if_free()
 
     def take_back_cut_off(self, lent: int) -> None:
         """Take back all but the first `lent`, from tasks that were cut off: tear them down."""
@@ -170,22 +198,11 @@ class Slot:
         self.expire()
         self.drop_stale()
 
-    def _look_after_task(self, policy: StatePolicy[Any], state: State, error: BaseException | None) -> None:
-        name = self.binding.name
-        state.tasks += 1
-        if error is not None and not state.discarded:
-            try:
-                state.discarded = policy.discards(error)
-            except BaseException:
-                tell(logger.warning, "discard_on of the states made by %s raised: one is replaced", name)
-                state.discarded = True
-        if policy.reset is not None and not state.discarded:
-            try:
-                policy.reset(state.value)
-            except BaseException:
-                tell(logger.warning, "reset of a state made by %s raised: it is replaced", name)
-                state.discarded = True
-        if policy.max_tasks is not None and state.tasks >= policy.max_tasks:
+    def _look_at_error(self, policy: StatePolicy[Any], state: State, error: BaseException) -> None:
+        try:
+            state.discarded = policy.discards(error)
+        except BaseException:
+            tell(logger.warning, "discard_on of the states made by %s raised: one is replaced", self.binding.name)
             state.discarded = True
 
     def lent_last(self) -> State:

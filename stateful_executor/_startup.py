@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
-from typing import Any, Protocol
 
 from ._binding import Binding
 from ._future import Future
 from ._naming import described, tell
 from ._registry import Registry
 from ._states import States
+from ._typing import Any, Protocol
 from .errors import InitializerError
 
 logger = logging.getLogger("concurrent.futures")

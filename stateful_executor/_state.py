@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import random
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from ._binding import AsyncGeneratorContextManager, Binding, GeneratorContextManager
 from ._naming import tell
 from ._stats import Counts
+from ._typing import Any
 
 logger = logging.getLogger("stateful_executor")
 
@@ -36,9 +35,8 @@ class State:
         "_generation",
         "_process",
         "_rest",
-        "_started",
         "_teardown_begun",
-        "_usable",
+        "_too_old",
         "discarded",
         "is_made",
         "tasks",
@@ -52,8 +50,9 @@ class State:
         self._rest: Callable[[], object] | None = None  # of an initializer that yields
         # Both before the initializer runs: what it reads may be outdated when it returns.
         self._generation: object = binding.generation
-        self._started: float = monotonic()
-        self._usable: float = 1 - 0.05 * random.random()  # noqa: S311  # no secret: spreads the ends of max_age
+        max_age = None if binding.policy is None else binding.policy.max_age
+        # From when on; up to 5 % early, so that those made together don't end together.
+        self._too_old: float | None = None if max_age is None else monotonic() + max_age * (1 - 0.05 * _random())
         self.tasks: int = 0  # that have given it back
         self.discarded: bool = False
         self.is_made: bool = False
@@ -80,9 +79,11 @@ class State:
         """Whether it is to be replaced."""
         return self.discarded or self._generation is not self._binding.generation
 
-    def is_older_than(self, max_age: float) -> bool:
-        """Whether it has been there for `max_age` seconds, or up to 5 % less, the same share each time."""
-        return monotonic() - self._started >= max_age * self._usable
+    def is_good(self) -> bool:
+        """Whether it is neither stale nor older than the policy's `max_age`, or up to 5 % less."""
+        if self.discarded or self._generation is not self._binding.generation:
+            return False
+        return self._too_old is None or monotonic() < self._too_old
 
     def tear_down(self, counts: Counts) -> None:
         """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope.
@@ -116,6 +117,11 @@ class State:
         return True
 
 
+def _random() -> float:
+    """From 0 to 1, without `random`, which takes long to import."""
+    return os.urandom(1)[0] / 256
+
+
 def _entry(
     made: Any, binding: Binding
 ) -> tuple[Callable[[], Any] | None, Callable[[], object] | None, TypeError | None]:
@@ -127,7 +133,7 @@ def _entry(
     rest: Callable[[], object]
     if isinstance(made, GeneratorContextManager):
         enter, rest = made.__enter__, partial(made.__exit__, None, None, None)
-    elif binding.is_generator or inspect.isgenerator(made):
+    elif binding.is_generator or isinstance(made, GeneratorType):
         enter, rest = partial(_begin, made, binding.name), partial(_finish, made, binding.name)
     else:
         return None, None, _refusal(made, binding)
@@ -152,9 +158,9 @@ def _finish(generator: Generator[Any, Any, Any], name: str) -> None:
 
 def _refusal(made: Any, binding: Binding) -> TypeError | None:
     """The error of what would have to be awaited."""
-    if inspect.iscoroutine(made):
+    if isinstance(made, CoroutineType):
         made.close()  # else Python warns that nobody has awaited it
-    elif not (inspect.isasyncgen(made) or isinstance(made, AsyncGeneratorContextManager)):
+    elif not isinstance(made, (AsyncGeneratorType, AsyncGeneratorContextManager)):
         return None
     return binding.cannot_await()
 

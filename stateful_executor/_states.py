@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 from ._binding import Binding, Holder
 from ._interrupts import call_last
 from ._slot import Slot
 from ._state import Teardowns
 from ._stats import ONE, Counts
+from ._typing import Any, cast
 
 
 class Request:
@@ -86,13 +86,20 @@ class States:
         self, binding: Binding, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Call `fn(state, *args, **kwargs)` inside a task, with a state that no task of this worker holds."""
-        slot = self.slot(binding)
+        try:
+            slot = self.slots[binding]
+        except KeyError:
+            slot = self.slot(binding)
         outer = slot.lent
         state = error = None
         try:
-            state = slot.lend()
-            if slot.lent > 1:
-                self.overflow = True
+            if outer or slot.needs_attention:
+                state = slot.lend()
+                if slot.lent > 1:
+                    self.overflow = True
+            else:  # as `Slot.lend` does
+                slot.lent = 1
+                state = slot.states[0].value
             return fn(state, *args, **kwargs)
         except BaseException as exc:
             error = exc
@@ -100,7 +107,10 @@ class States:
         finally:
             try:
                 if slot.lent > outer:
-                    slot.take_back(error)
+                    if slot.needs_attention:
+                        slot.take_back(error)
+                    else:
+                        slot.lent -= 1
             except BaseException:  # thrown into this thread
                 if slot.lent > outer:
                     slot.lent = outer

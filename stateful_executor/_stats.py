@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 
 from ._interrupts import locked
+from ._typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from ._dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,16 +128,29 @@ class Tally:
 
 
 class PoolCounts:
-    """What is counted elsewhere than in a worker."""
+    """What is counted elsewhere than in a worker, by tallies that are made when first needed.
 
-    __slots__ = ("_seen", "cancelled", "completed", "failed", "withdrawn")
+    `_tallies`
+        those that have been made. Guarded by the dict's own lock: of two made at once the first is everybody's.
+    """
+
+    __slots__ = ("_seen", "_tallies", "cancelled", "completed", "failed", "withdrawn")
+
+    cancelled: Tally
+    completed: Tally  # by hand, see `Future.set_result`
+    failed: Tally
+    withdrawn: Tally  # not accepted in the end, though they may have stood in the run queue
 
     def __init__(self) -> None:
-        self.cancelled: Tally = Tally()
-        self.completed: Tally = Tally()  # by hand, see `Future.set_result`
-        self.failed: Tally = Tally()
-        self.withdrawn: Tally = Tally()  # not accepted in the end, though they may have stood in the run queue
+        self._tallies: dict[str, Tally] = {}
         self._seen: tuple[int, float] = (0, 0.0)  # of the sums in `stats()`, the highest so far
+
+    def __getattr__(self, name: str) -> Tally:
+        if name not in PoolCounts.__slots__:
+            raise AttributeError(name)
+        tally = self._tallies.setdefault(name, Tally())
+        setattr(self, name, tally)
+        return tally
 
     def never_less(self, lock: threading.RLock, submitted: int, withdrawn: int, seconds: float) -> tuple[int, float]:
         """The sums, or what was said before if that is higher: a sum misses what is on its way from part to part.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any, Protocol
 
 from ._current import sleep_until
 from ._naming import tell
 from ._parker import Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, shown
+from ._typing import Any, Protocol
 
 logger = logging.getLogger("concurrent.futures")
 
@@ -94,7 +94,7 @@ class StdlibWaiterAdapter:
         """Forget a waiter."""
         del self._claims[waiter]
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         """The task has ended: tell who waits. May be called again, also after it was interrupted."""
         future = self._future()
         if future is None:

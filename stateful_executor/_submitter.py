@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVarTuple, overload
-
-from typing_extensions import TypeVar
 
 from ._future import Future
 from ._map import AsTheyFinish, InOrder, map_tasks
 from ._naming import cannot_copy
 from ._policy import StatePolicy
+from ._task import Watcher
+from ._typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 from ._view import StateView
 
 if TYPE_CHECKING:
@@ -34,6 +33,12 @@ class Submitter(Generic[S]):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As the pool or the scope has it."""
+        raise NotImplementedError
+
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `_own_submit`; `watchers` are told when the task has ended."""
         raise NotImplementedError
 
     def _view(self, initializer: Callable[..., Any] | None, options: StateOptions) -> StateView[Any]:
@@ -80,7 +85,9 @@ class Submitter(Generic[S]):
         it there instead of `concurrent.futures.as_completed`, which only waits. What belongs to the thread
         (thread-locals, a transaction of a session) is the waiting task's then.
         """
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+        parts = AsTheyFinish()
+        submit = parts.watching(self._put) if self.submit == self._own_submit else self.submit
+        return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
 
     @overload
     def with_state(self) -> StateView[S]: ...

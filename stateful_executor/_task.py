@@ -8,18 +8,19 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._binding import Binding
 from ._failure import Failure, LostError
 from ._group import Group
 from ._interrupts import for_each, in_new_thread, locked
 from ._naming import name_of
-from ._parker import Wakeable
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING
 from ._stack import descend
 from ._stats import ONE, PoolCounts, Tally
-from ._stdlib_waiters import StdlibWaiterAdapter
+from ._typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from ._stdlib_waiters import StdlibWaiterAdapter
 
 T = TypeVar("T")
 
@@ -63,6 +64,15 @@ class Target(Protocol):
     def forget_broadcast(self, task: Task[Any]) -> None: ...
 
 
+class Watcher(Protocol):
+    """Whoever is told of the end of a task."""
+
+    def wake(self, task: Any, /) -> object:
+        """`task` has ended, and can tell how. May be called again."""
+
+
+NO_KEYWORDS: dict[str, Any] = {}  # of a task without any, where a new dict for each would cost
+
 Callback: TypeAlias = "list[Callable[[Task[Any]], object]]"  # whoever takes its item calls it
 
 
@@ -80,8 +90,9 @@ class Task(concurrent.futures.Future[T]):
         written by whoever holds the task: the submitter, then whoever took the claim, before `_phase`. Hence what is
         said of `_phase` holds for them too.
     `_watchers`, `_adapter`
-        made when first needed, with `making` held. An entry of the list is added, and removed, by the thread it is for;
-        a callback is an entry as well, a list with one item, called by whoever takes the item.
+        made when first needed, with `making` held; until then a task of `map_unordered` has a tuple that all of them
+        share. An entry of the list is added, and removed, by the thread it is for; a callback is an entry as well, a
+        list with one item, called by whoever takes the item.
     `_taken_over`
         whoever deletes its item finishes the task by hand. Guarded by the list's own lock.
     `_target`, `_binding`, `_home`
@@ -137,7 +148,7 @@ class Task(concurrent.futures.Future[T]):
     _has_permit: bool  # holds a place in the backlog
     _phase: str
     _result: T | None  # there is none before the end, nor after an error
-    _watchers: list[Wakeable | Callback] | None
+    _watchers: list[Watcher | Callback] | tuple[Watcher] | None
     # What few tasks ever have; until then there is no such attribute.
     _failure: Failure  # once it has failed
     _cancelled_by: object  # once it was cancelled: the mark of the scope that did it
@@ -160,8 +171,8 @@ class Task(concurrent.futures.Future[T]):
 
     # Being waited for
 
-    def _watch(self, watcher: Wakeable | Callback) -> None:
-        if self._watchers is None:
+    def _watch(self, watcher: Watcher | Callback) -> None:
+        if not isinstance(self._watchers, list):
             locked(making, self._make_watchers)
         self._watchers.append(watcher)  # type: ignore[union-attr]  # made by now
         self._claim.extend(())  # the fence
@@ -171,8 +182,8 @@ class Task(concurrent.futures.Future[T]):
         locked(making, make)
 
     def _make_watchers(self) -> None:
-        if self._watchers is None:
-            self._watchers = []
+        if not isinstance(self._watchers, list):
+            self._watchers = list(self._watchers or ())
 
     # Ending
 
@@ -297,11 +308,11 @@ class Task(concurrent.futures.Future[T]):
     def _wake_watchers(self) -> bool:
         """Wake who waits. Whether there are callbacks besides."""
         calls_back = False
-        for watcher in list(self._watchers or ()):
+        for watcher in self._watchers[:]:  # type: ignore[index]  # there are some
             if isinstance(watcher, list):
                 calls_back = True
             else:
-                watcher.wake()
+                watcher.wake(self)
         return calls_back
 
     def _has_callbacks(self) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextvars import Context
 from functools import partial
 from types import FunctionType
-from typing import Any
 
 from ._interrupts import in_new_thread
+from ._typing import Any
 
 POLLS = 100  # before a thread that ends is given more time between two looks
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from ._binding import Binding
-from ._broadcast import broadcast
 from ._current import current
 from ._future import Future, wrap_future
 from ._group import Group
@@ -15,6 +13,8 @@ from ._naming import cannot_copy, name_of
 from ._registry import Registry
 from ._slot import Slot
 from ._states import Owner, Replace, owners
+from ._task import NO_KEYWORDS, Watcher
+from ._typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,6 +59,12 @@ class StateView(Generic[S]):
         """
         return self._registry.put(fn, args, kwargs, self._binding, self._scope)
 
+    _own_submit = submit
+
+    def _put(self, watchers: tuple[Watcher], fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """As `Submitter` has it."""
+        return self._registry.put(fn, args, NO_KEYWORDS, self._binding, self._scope, None, watchers)
+
     async def asubmit(
         self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
@@ -89,7 +95,9 @@ class StateView(Generic[S]):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the pool's `map_unordered`, with `fn(state, *items)`. A chunk is lent one state for all of its calls."""
-        return map_tasks(self.submit, fn, iterables, timeout, chunksize, buffersize, AsTheyFinish())
+        parts = AsTheyFinish()
+        submit = parts.watching(self._put) if self.submit == self._own_submit else self.submit
+        return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
 
     def broadcast(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
         """Have each worker that holds such a state call `fn(state, *args, **kwargs)`, once; return the futures.
@@ -98,6 +106,8 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
+        from ._broadcast import broadcast
+
         make = self._registry.maker(fn, args, kwargs, self._binding)
         return broadcast(self._registry, make, self._binding.holders, self._scope)
 
@@ -113,10 +123,11 @@ class StateView(Generic[S]):
         The function raises `RuntimeError` outside of the pool's workers, and when the view's scope has ended;
         `InitializerError` when the state can't be made.
         """
-        name = name_of(fn)
+        name, binding = name_of(fn), self._binding
+        what = f"{name} is bound to"
 
         def bound(*args: P.args, **kwargs: P.kwargs) -> T:  # which must not refer to itself: that would be a cycle
-            return cast("T", self._worker(f"{name} is bound to").states.call_bound(self._binding, fn, args, kwargs))
+            return self._worker(what).states.call_bound(binding, fn, args, kwargs)  # type: ignore[no-any-return]
 
         bound.__name__ = bound.__qualname__ = name
         bound.__doc__ = getattr(fn, "__doc__", None)
@@ -160,7 +171,7 @@ class StateView(Generic[S]):
                 f"{what} a state of {self._registry.name}, which only the workers of that pool have: "
                 "call it in a task of the pool"
             )
-        return cast("Owner", worker)
+        return worker  # type: ignore[return-value]  # this registry's workers are owners
 
     def _slot_of(self, method: str) -> Slot:
         """Where the state lent to the calling task is."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ._future import Future
 from ._parker import Wakeable
+from ._typing import Any
 from ._workers import Workers
 
 

@@ -7,7 +7,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
 
 from ._current import current, sleep_until
 from ._future import Future
@@ -18,6 +17,7 @@ from ._runqueue import RunQueue
 from ._stats import Counts
 from ._task import Task
 from ._thread import PoolThread
+from ._typing import Any, Protocol
 
 NUMBERS_AT_ONCE = 64
 LONG_ENOUGH = 1.0  # seconds for workers to come

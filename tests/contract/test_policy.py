@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -721,7 +720,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def draw(monkeypatch: pytest.MonkeyPatch, *numbers: float) -> Iterator[float]:
     """Have the next random numbers be these, and no more of them."""
     source = iter(numbers)
-    monkeypatch.setattr(*hook("State.random"), SimpleNamespace(random=lambda: next(source)))
+    monkeypatch.setattr(*hook("State.random"), lambda: next(source))
     return source
 
 

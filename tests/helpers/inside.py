@@ -169,7 +169,7 @@ TASK = {
 }
 SET_LATER = {"_adapter", "_cancelled_by", "_failure", "_result", "_silenced", "_taken_over"}  # what few tasks have
 ADAPTER = {"claims": "_claims"}
-ARRIVALS = {"arrived": "_arrived", "pending": "_pending", "unbegun": "_unbegun"}
+ARRIVALS = {"arrived": "_arrived", "parker": "_parker", "sleeper": "_sleeper", "unbegun": "_unbegun"}
 SCOPE = {
     "pending": "_pending",
     "ending": "_ending",
@@ -342,9 +342,9 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
     "Slot.take_back": (_slot.Slot, "take_back"),
     "TearDown.answer": (_states.TearDown, "answer"),
-    "State.random": (_state, "random"),
+    "State.random": (_state, "_random"),
     "LostError": (_task, "LostError"),
-    "Task.watch": (_task.Task, "_watch"),
+    "AsTheyFinish.add": (AsTheyFinish, "add"),
     "making": (_task, "making"),  # the lock for what a task makes once
     "start_thread.start_new_thread": (_interpreter._thread, "start_new_thread"),  # for the timeout of a scope
 }

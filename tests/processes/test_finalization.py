@@ -668,10 +668,7 @@ def test_options_of_the_interpreter(options: str) -> None:
     """No warning, no resource left open, nothing that needs assertions or docstrings."""
     preludes = PRELUDE
     if "-E" in options:  # without PYTHONPATH, and without site-packages
-        import typing_extensions
-
-        paths = [*PATHS, os.path.dirname(typing_extensions.__file__)]
-        preludes = f"import sys\nsys.path[:0] = {paths!r}\n" + PRELUDE
+        preludes = f"import sys\nsys.path[:0] = {PATHS!r}\n" + PRELUDE
     code, lines, errors = run(EVERYTHING, preludes, *options.split())
     assert lines == ["0 1 2 0 1 2", "ran", TORN]
     assert code == 0

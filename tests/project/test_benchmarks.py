@@ -34,6 +34,7 @@ def altered(change: str, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("question", "races"),
     [
+        ("short", {"with Pool(n) as pool: list(pool.map(fn, items))": 7, "many workers, many pools, import": 3}),
         ("burst", {f"no-op burst, {count}": 7 for count in ("1 worker", "4 workers", "16 workers", "64 workers")}),
         ("options", {"our other options, no-op burst, 4 workers": 6}),
         ("producers", {"4 submitting threads, 4 workers": 7}),
@@ -56,7 +57,8 @@ def test_each_row_is_printed(question: str, races: dict[str, int], tmp_path: Pat
     for race, rows in races.items():
         assert len([row for row in tables[race] if not row.startswith(" ")]) == rows, tables[race]
     records = json.loads(kept.read_text(encoding="utf-8"))
-    assert {(one["question"], len(one["rounds"])) for one in records} == {(question, 1)}
+    assert {one["question"] for one in records} == {question}
+    assert all(one["rounds"] for one in records)
     assert {"ours", "stdlib"} <= {one["executor"] for one in records}
 
 

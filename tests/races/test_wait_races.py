@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import InvalidStateError, wait
+from concurrent.futures import CancelledError, InvalidStateError, wait
 from functools import partial
 from typing import Any
 
@@ -108,6 +108,68 @@ class TestTimeoutAtTheVeryMoment:
             parts.add((future, None))
             lying.append(lambda: (go_on.set(), until(lambda: inside(parts).arrived)))
             assert parts.next(Deadline(20)) == (future, None)
+
+    def test_map_unordered_woken_once(self) -> None:
+        """While one who ended a task is about to wake the iterator, another one ends, and leaves that to the first."""
+        go_on = [threading.Event(), threading.Event()]
+
+        class Waker(Parker):
+            def wake(self, _: object = None) -> None:
+                assert inside(ended).sleeper is None
+                go_on[1].set()
+                until(lambda: len(inside(ended).arrived) == 2)
+                super().wake()
+
+        with StatefulThreadPoolExecutor(2) as pool:
+            results: Any = pool.map_unordered(lambda event: event.wait(20), go_on)
+            ended = results.gi_frame.f_locals["parts"]
+            found: list[bool] = []
+
+            def iterate() -> None:
+                inside(ended).parker = Waker()
+                found.extend(results)
+
+            thread = threading.Thread(target=iterate)
+            thread.start()
+            until(lambda: inside(ended).sleeper is not None)
+            go_on[0].set()
+            thread.join(10)
+            assert found == [True, True]
+
+    def test_map_unordered_told_again(self) -> None:
+        """Who wakes the iterator is cut off before it does, and tells once more."""
+        go_on = threading.Event()
+        cut_off = [KeyboardInterrupt]
+
+        class Waker(Parker):
+            def wake(self, _: object = None) -> None:
+                if cut_off:
+                    raise cut_off.pop()
+                super().wake()
+
+        with StatefulThreadPoolExecutor(1) as pool:
+            begun = pool.submit(go_on.wait, 20)
+            results: Any = pool.map_unordered(int, range(1))
+            ended = results.gi_frame.f_locals["parts"]
+            (task,) = ended
+            found: list[object] = []
+
+            def iterate() -> None:
+                inside(ended).parker = Waker()
+                try:
+                    found.extend(results)
+                except CancelledError as exc:
+                    found.append(type(exc))
+
+            thread = threading.Thread(target=iterate)
+            thread.start()
+            until(lambda: inside(ended).sleeper is not None)
+            with pytest.raises(KeyboardInterrupt):
+                task.cancel()
+            thread.join(10)
+            assert found == [CancelledError]
+            go_on.set()
+            assert begun.result(10)
 
     def test_idle_worker(self) -> None:
         """A submit takes the worker out of `idle` when its idle time is up: it stays for the task."""
