@@ -67,7 +67,7 @@ class PoolThread:
     def join_started(self, timeout: float | None) -> None:
         """Wait until the thread is gone, or `timeout` seconds have passed; or return at once."""
         thread: Any = self.thread
-        if sys.version_info >= (3, 13) and self.limbo:
+        if sys.version_info >= (3, 13) and self.limbo is vars(threading)["_limbo"]:
             thread._handle.join(timeout if timeout is None else max(timeout, 0))
 
     def join_thread(self) -> None:

@@ -347,7 +347,7 @@ class Workers:
         last = locked(self.lock, lambda: list(self.unended))
         if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
             last[0].join_started(deadline.left())
-        if not self._watch(self.unended, deadline):
+        if self.unended and not self._watch(self.unended, deadline):
             return False
         if not self._pool.forked:
             for worker in locked(self.lock, lambda: [*self.live, *self.retired]):

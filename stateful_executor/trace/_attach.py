@@ -12,7 +12,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
+from functools import partial, wraps
 from time import monotonic, perf_counter_ns
 from types import FunctionType
 from typing import Any, Protocol, cast
@@ -114,7 +115,7 @@ class TracedState(State):
 
 
 class TracedSlot(Slot):
-    """Writes down when its states are made, checked, reset and discarded."""
+    """Writes down when its states are made and discarded."""
 
     __slots__ = ()
 
@@ -126,21 +127,6 @@ class TracedSlot(Slot):
             _note("make", self.binding.name, began, self._counts.made == made)
             for state in self.states:
                 state.__class__ = TracedState
-
-    def _check(self, state: State) -> BaseException | None:
-        if self._policy is None or self._policy.check is None:
-            return None
-        began = perf_counter_ns()
-        error = super()._check(state)
-        _note("check", self.binding.name, began, error is not None)
-        return error
-
-    def _look_after_task(self, policy: StatePolicy[Any], state: State, error: BaseException | None) -> None:
-        began, discarded = perf_counter_ns(), state.discarded
-        super()._look_after_task(policy, state, error)
-        # A task whose error had the state discarded had it not reset.
-        if not (policy.reset is None or discarded or (state.discarded and error is not None)):
-            _note("reset", self.binding.name, began)
 
     def _discard(self, state: State) -> None:
         discarded = self._counts.discarded
@@ -157,7 +143,7 @@ class TracedStates(States):
     def slot(self, binding: Binding) -> Slot:
         """As `States` has it."""
         slot = super().slot(binding)
-        slot.__class__ = TracedSlot
+        _watch_slot(slot)
         return slot
 
     def tear_down_all(self) -> None:
@@ -169,19 +155,51 @@ class TracedStates(States):
             logs.leave()
 
 
+def _timed(kind: str, name: str, call: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    """`check` or `reset` of a policy, which writes down when it runs."""
+    if call is None:
+        return None
+
+    @wraps(call)
+    def timed(value: Any) -> Any:
+        began, failed = perf_counter_ns(), True
+        try:
+            result = call(value)
+            failed = kind == "check" and result is False
+            return result
+        finally:
+            _note(kind, name, began, failed)
+
+    return timed
+
+
+def _timed_policy(binding: Binding) -> StatePolicy[Any] | None:
+    policy, name = binding.policy, binding.name
+    if policy is None:
+        return None
+    return replace(policy, check=_timed("check", name, policy.check), reset=_timed("reset", name, policy.reset))
+
+
 def _watch(states: States) -> None:
     """By the thread of the worker, or before that has started."""
     states.__class__ = TracedStates
     for slot in states.slots.values():
-        slot.__class__ = TracedSlot
+        _watch_slot(slot)
         for state in slot.states:
             state.__class__ = TracedState
+
+
+def _watch_slot(slot: Slot) -> None:
+    if not isinstance(slot, TracedSlot):
+        slot.__class__ = TracedSlot
+        slot._policy = _timed_policy(slot.binding)
 
 
 def _unwatch(states: States) -> None:
     states.__class__ = States
     for slot in states.slots.values():
         slot.__class__ = Slot
+        slot._policy = slot.binding.policy
         for state in slot.states:
             state.__class__ = State
 

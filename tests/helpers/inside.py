@@ -118,6 +118,7 @@ REGISTRY = {
     "workers": "workers.live",
     "workers_lock": "workers.lock",
     "idle": "idle.workers",
+    "watchers": "workers._watchers",
     "wake_worker": "idle.wake",
     "free_permits": "permits.free",
     "max_backlog": "permits.size",

@@ -58,24 +58,25 @@ class TestTimeoutAtTheVeryMoment:
             assert not inside(future).watchers
 
     def test_shutdown(self, lying: list[Callable[[], object]]) -> None:
-        """The last worker ends while `shutdown` gives up: it has ended in time, and nobody waits in vain."""
-        pool = StatefulThreadPoolExecutor(1)
-        free = busy(pool)
-        worker = next(iter(inside(pool).workers))
-        lying.append(lambda: (free(), until(lambda: worker.ended)))
+        """The last workers end while `shutdown` gives up: they have ended in time, and nobody waits in vain."""
+        pool = StatefulThreadPoolExecutor(2)
+        free = [busy(pool), busy(pool)]
+        workers = list(inside(pool).workers)
+        lying.append(lambda: ([end() for end in free], until(lambda: all(worker.ended for worker in workers))))
         pool.shutdown(timeout=10)
-        assert not inside(worker).watchers
+        assert not inside(pool).watchers
 
     def test_shutdown_leaves_no_waiter_behind(self, lying: list[Callable[[], object]]) -> None:
-        """One that really gave up is forgotten by the worker."""
-        pool = StatefulThreadPoolExecutor(1)
-        free = busy(pool)
+        """One that really gave up is forgotten."""
+        pool = StatefulThreadPoolExecutor(2)
+        free = [busy(pool), busy(pool)]
         for _ in range(3):
             lying.append(lambda: None)
             with pytest.raises(TimeoutError, match="has not ended"):
                 pool.shutdown(timeout=10)
-        assert not inside(next(iter(inside(pool).workers))).watchers
-        free()
+        assert not inside(pool).watchers
+        for end in free:
+            end()
         pool.shutdown(timeout=10)
 
     def test_first_of_two_blocked_submits(self, lying: list[Callable[[], object]]) -> None:
