@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from ._binding import Binding
 from ._current import current
 from ._interrupts import raise_error
+from ._mailbox import Mailbox
 from ._wire import CLOSE, COUNTED, EXPIRE, NO_STATE, OWN, Parts, RemoteTraceback, Wire
 from ._workers import PoolWorker
 from .errors import WorkerLost
@@ -90,6 +91,9 @@ class Handle:
         self._busy = True
         try:
             return self._worker.call(kind, key, parts)
+        except WorkerLost:
+            cast("Mailbox", current.worker).has_mail = True  # it is to look whether this is there before the next task
+            raise
         finally:
             self._busy = False
 

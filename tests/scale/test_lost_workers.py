@@ -78,6 +78,30 @@ def test_dies_idle(notes: Notes) -> None:
     assert notes.lines() == ["made state", "made other"] * 2
 
 
+@pytest.mark.parametrize("when", ["in a task", "idle"])
+def test_another_one_is_made_before_a_task_is_taken(when: str, notes: Notes, gate: Gate, tmp_path: Path) -> None:
+    """So that the task is another worker's meanwhile, however long that takes."""
+    both = Gate(tmp_path, "both")
+    with StatefulProcessPoolExecutor(2, begin_or_wait, (notes, gate)) as pool:
+        with held(pool, both, 2):
+            pass
+        if when == "idle":
+            pid = pool.submit(os.getpid).result()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: _has_ended(pid))
+        else:
+            assert isinstance(pool.submit(die, "SIGKILL").exception(), WorkerLost)
+        assert [pool.submit(kinds.add, number).result() for number in range(20)] == list(range(1, 21))
+        gate.open()
+
+
+def begin_or_wait(notes: Notes, gate: Gate) -> None:
+    """The third time it waits."""
+    notes.add("made")
+    if len(notes.lines()) == 3:
+        gate.wait()
+
+
 def _has_ended(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
