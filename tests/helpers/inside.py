@@ -74,6 +74,7 @@ __all__ = [
     "find_binding",
     "finish_all",
     "forget_exit",
+    "handles",
     "headroom",
     "hook",
     "inside",
@@ -281,6 +282,13 @@ def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any
     yield "alarms", _interpreter._alarms
     yield "current", current._workers
     yield "inherited", _interpreter._inherited
+
+
+def handles(pool: Any) -> list[Any]:
+    """The remote workers of a pool."""
+    registry = pool._registry
+    slots = [owner.states.slots[registry.handles] for owner in registry.there()]
+    return [state.value for slot in slots for state in slot.states]
 
 
 finish_all = _interpreter._finish_all  # what the library does when the interpreter exits
