@@ -75,6 +75,7 @@ class Handle:
                 del self.running[0]
             except IndexError:  # somebody kills the worker, be it too late for this call
                 self._worker.kill()
+                _look_before_the_next_task()
         return self._opened(reply)
 
     def request(self, kind: int, key: int, parts: Parts = (b"",)) -> None:
@@ -92,7 +93,7 @@ class Handle:
         try:
             return self._worker.call(kind, key, parts)
         except WorkerLost:
-            cast("Mailbox", current.worker).has_mail = True  # it is to look whether this is there before the next task
+            _look_before_the_next_task()
             raise
         finally:
             self._busy = False
@@ -128,6 +129,11 @@ class Handle:
                     self.request(CLOSE, NO_STATE)
         finally:
             self._worker.close()
+
+
+def _look_before_the_next_task() -> None:
+    """Have the worker of this thread look whether its remote one is there: see `Binding.is_there`."""
+    cast("Mailbox", current.worker).has_mail = True
 
 
 class StartWorker:

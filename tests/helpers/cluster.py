@@ -124,9 +124,19 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def knows_of_death(pool: Any) -> bool:
-    """Whether Ray has told this process that the actor of a worker is dead."""
-    return not all(handle.alive() for handle in handles(pool))
+def knows_of_death(pool: Any, number: int = 1) -> bool:
+    """Whether this process knows that so many workers of `pool` are dead."""
+    return sum(not handle.alive() for handle in handles(pool)) == number
+
+
+def actors() -> list[int]:
+    """The processes of actors that have no other task than to be workers, as Ray names them."""
+    found = []
+    for pid in descendants(os.getpid()):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::StatefulRayWorker"):
+                found.append(pid)
+    return found
 
 
 @contextmanager

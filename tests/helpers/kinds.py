@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from threads import PATIENCE, until
@@ -43,7 +43,8 @@ class Kind:
 THREADS = Kind("threads", "StatefulThreadPoolExecutor", remote=False)
 PROCESSES = Kind("processes", "StatefulProcessPoolExecutor", remote=True)
 RAY = Kind("ray", "StatefulRayExecutor", remote=True)
-KINDS = [THREADS, PROCESSES, pytest.param(RAY, marks=pytest.mark.ray)]
+REMOTE = [PROCESSES, pytest.param(RAY, marks=pytest.mark.ray)]
+KINDS = [THREADS, *REMOTE]
 
 
 class Notes:
@@ -86,6 +87,13 @@ class Gate:
 
     def open(self) -> None:
         open(self.opened, "w").close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever fails in the block, nobody waits any more."""
+        self.open()
 
 
 @contextmanager
