@@ -98,6 +98,19 @@ def test_another_one_is_made_before_a_task_is_taken(
         gate.open()
 
 
+def test_broadcasts_are_for_the_next_one(remote: Kind, gate: Gate) -> None:
+    """None is sent to a worker that is known to be lost."""
+    with remote.make(1) as pool, gate:
+        running = pool.submit(gate.wait)
+        gate.until_came()
+        parts = [future for _ in range(3) for future in pool.broadcast(kinds.where)]
+        waiting = pool.submit(kinds.add, 1)
+        until(lambda: pool.kill_worker(running))
+        assert isinstance(running.exception(), WorkerLost)
+        assert len({future.result() for future in parts}) == 1
+        assert waiting.result() == 2
+
+
 def begin_or_wait(notes: Notes, gate: Gate) -> None:
     """The third time it waits."""
     notes.add("made")
