@@ -217,7 +217,7 @@ class RayOptions(TypedDict, total=False):
     idle_timeout: float | None
     exit_timeout: float | None
     actor_options: Mapping[str, Any] | None
-    pickler: Pickler
+    pickler: Pickler | None
 
 
 class StatefulRayExecutor(RemoteExecutor[S]):
@@ -254,7 +254,7 @@ class StatefulRayExecutor(RemoteExecutor[S]):
         exit_timeout: As in a pool of threads; Ray kills what has not ended then.
         actor_options: What an actor needs, as its `options()` takes it: `{"num_cpus": 0.5, "resources": ...}`. One CPU
             by default.
-        pickler: As in a pool of processes.
+        pickler: As in a pool of processes; Ray's own cloudpickle by default, as actors can't import your main module.
 
     Raises:
         ValueError: As in a pool of threads; or an option is not for the caller to choose, or unknown to Ray.
@@ -327,14 +327,14 @@ class StatefulRayExecutor(RemoteExecutor[S]):
         idle_timeout: float | None = None,
         exit_timeout: float | None = None,
         actor_options: Mapping[str, Any] | None = None,
-        pickler: Pickler = pickle,
+        pickler: Pickler | None = None,
     ) -> None:
         """See the class."""
         max_workers = checked_actors(max_workers)
         max_backlog = checked_backlog(max_backlog, submit_timeout)
         timeouts = checked_timeouts(submit_timeout, idle_timeout, exit_timeout)
         actor_class = checked_options(actor_options)
-        wire = Wire(pickler)
+        wire = Wire(ray.cloudpickle if pickler is None else pickler)
         self._bindings = {}
         own = own_binding(self._bindings, initializer, initargs, finalizer, policy)
         name = new_name(self)

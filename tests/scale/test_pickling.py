@@ -23,7 +23,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[StatefulProcessPoolExecutor
     """One for all: no task of these harms it."""
     if request.param is kinds.RAY:
         request.getfixturevalue("cluster")
-    with request.param.make(1, begin) as pool:
+    with request.param.make(1, begin, pickler=pickle) as pool:
         assert pool.submit(kinds.add, 1).result() == 2  # its thread is there before the first test
         yield pool
 
