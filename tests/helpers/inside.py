@@ -95,7 +95,7 @@ __all__ = [
 REGISTRY = {
     name: prefix + name
     for prefix, names in {
-        "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool"],
+        "": ["name", "counts", "close_reason", "idle_timeout", "backlog", "join", "cancel_waiting", "pool", "decorate"],
         "run_queue.": ["tail", "head", "tombstones", "compactor", "high_water", "high_water_stale", "compact"],
         "workers.": ["retired", "free_indices", "can_grow", "new_worker", "max_workers", "too_many", "retire", "leave"],
         "idle.": ["searching", "wasted_wakes"],

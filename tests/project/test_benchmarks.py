@@ -68,6 +68,12 @@ def test_check_fails_when_a_bar_is_missed(options: tuple[str, ...], code: int) -
     assert "missed: a bar" in child.stdout
 
 
+def test_tracing_is_measured() -> None:
+    child = run(str(BENCHMARKS / "tracing.py"), "--rounds", "1", "--tasks", "1000")
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.count("  on  ") == child.stdout.count("  off, recorded before") == 5
+
+
 def test_plot_says_what_to_install() -> None:
     child = altered("sys.modules['matplotlib'] = None", "--plot", "picture.png")
     assert child.returncode == 1

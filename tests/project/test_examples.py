@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -115,6 +116,16 @@ def test_swap_in_says_what_to_install() -> None:
     child = run("-c", hidden, EXAMPLES / "swap_in.py")
     assert child.returncode == 1
     assert "pip install 'stateful-executor[examples]'" in child.stderr
+
+
+def test_metrics_are_those_of_stats() -> None:
+    pytest.importorskip("prometheus_client", reason="pip install 'stateful-executor[examples]'")
+    output = output_of("metrics.py")
+    fields = {field.name for field in dataclasses.fields(stateful_executor.PoolStats)}
+    assert set(re.findall(r"^stateful_executor_(\w+?)(?:_total)?\{", output, re.MULTILINE)) == fields
+    assert 'submitted_total{pool="queries"} 101.0' in output
+    assert 'failed_total{pool="queries"} 1.0' in output
+    assert 'backlog{pool="queries"} 0.0' in output
 
 
 def test_around_tasks_names_request_task_and_error() -> None:

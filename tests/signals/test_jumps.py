@@ -17,7 +17,7 @@ import pytest
 
 import stateful_executor
 
-MODULES = sorted(Path(stateful_executor.__file__).parent.glob("*.py"))
+MODULES = sorted(Path(stateful_executor.__file__).parent.rglob("*.py"))
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
