@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what will change
 
 import ray
-from _paired import Measure, compare, micros, seconds
+from _paired import Measure, compare, micros, noop_with, noop_with_two, seconds
 
 from stateful_executor.ray import StatefulRayExecutor
 
@@ -35,10 +35,6 @@ MAX_BACKLOG = 1000
 
 def make_state() -> list[object]:
     return [None]
-
-
-def noop(state: object, *_: object) -> None:
-    pass
 
 
 def echo(state: object, thing: object) -> object:
@@ -52,7 +48,7 @@ class Bare:
         self.state = make_state()
 
     def noop(self, *_: object) -> None:
-        noop(self.state)
+        noop_with(self.state)
 
     def echo(self, thing: object) -> object:
         return echo(self.state, thing)
@@ -89,7 +85,7 @@ def _pair(
 
 def ask_burst(rounds: int, tasks: int) -> bool:
     def mine(submit: Callable[..., Any]) -> None:
-        for future in [submit(noop) for _ in range(tasks)]:
+        for future in [submit(noop_with) for _ in range(tasks)]:
             future.result()
 
     def pipelined(actors: list[Any]) -> None:
@@ -114,7 +110,7 @@ def ask_round_trip(rounds: int, tasks: int) -> bool:
 
     def mine(submit: Callable[..., Any]) -> None:
         for _ in range(tasks):
-            submit(noop).result()
+            submit(noop_with).result()
 
     def theirs(actors: list[Any]) -> None:
         for _ in range(tasks):
@@ -134,7 +130,10 @@ def ask_large(rounds: int, tasks: int) -> bool:
         for _ in range(times):
             assert len(ray.get(actors[0].echo.remote(thing))) == LARGE
 
-    return _pair("8 MB there and back: bare calls", mine, theirs, rounds=rounds, each=micros(times))
+    def each(total: float) -> str:
+        return f"{total / times * 1e3:.1f} ms"
+
+    return _pair("8 MB there and back: bare calls", mine, theirs, rounds=rounds, each=each)
 
 
 def ask_memory(rounds: int, tasks: int) -> bool:
@@ -145,7 +144,7 @@ def ask_memory(rounds: int, tasks: int) -> bool:
     with StatefulRayExecutor(WORKERS, make_state, max_backlog=MAX_BACKLOG) as pool:
         submit = pool.with_state().submit
         for number in range(tasks):
-            submit(noop, number)
+            submit(noop_with_two, number)
             if number + 1 in (tasks // 10, tasks // 2, tasks):
                 figures.append({pid: _resident(pid) for pid in _family(os.getpid())})
     took = time.perf_counter() - started

@@ -1,9 +1,9 @@
 """Search the source of Python's standard library on a Ray cluster, while one node joins and another one is lost.
 
 As `search_stdlib.py`, with an actor for each worker: each owns a shard, an SQLite database in its memory. Two actors
-begin; two more, for which there was no room, begin by themselves when a node joins. When a node is lost, the tasks that
-ran there fail with `WorkerLost`, and its shards are gone. No task is ever run twice, and a shard goes with its worker: so
-what is in no shard that is left is exactly what has to be indexed again.
+begin; two more, for which there was no room, begin by themselves when a node joins. When a node is lost, the tasks
+that ran there fail with `WorkerLost`, and its shards are gone. No task is ever run twice, and a shard goes with its
+worker: so what is in no shard that is left is exactly what has to be indexed again.
 
     pip install 'stateful-executor[ray]'
     python cluster.py [--limit FILES] [PHRASE]

@@ -1,4 +1,4 @@
-"""Work for the processor, on threads, on processes, and on a Python without the GIL: one program, three lines of output.
+"""Work for the processor, on threads, on processes, and on a Python without the GIL: one program.
 
 Each worker compiles a scanner, its state, and counts with it what the standard library's source is made of. A compiled
 pattern is best kept where it was made: to send one means to compile it again, for each task.

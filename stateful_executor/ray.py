@@ -42,7 +42,8 @@ __all__ = ["StatefulRayExecutor"]
 S = TypeVar("S", default=Any, covariant=True)
 Ts = TypeVarTuple("Ts")
 
-HEAD = Struct("<BI")  # kind, key; before the first part of a request
+HEAD = Struct("<BI")  # of a request: kind, key
+LARGE = 1 << 16  # bytes that are not joined with the head
 DEAD = 4  # of `ActorTableData.ActorState`, which clusters of all versions agree on
 
 # What makes a worker of an actor: one call at a time, in order, on its main thread; never run twice, and never on
@@ -66,26 +67,35 @@ class StatefulRayWorker:
 
     def start(self, setup: bytes) -> object:
         """Make the pool's own state; the reply to that."""
-        return _sent(self._server.start(setup))
+        return message(self._server.start(setup))
 
-    def answer(self, request: bytes, *buffers: Any) -> object:
+    def answer(self, request: Any) -> object:
         """The reply to a request."""
-        kind, key = HEAD.unpack_from(request)
-        parts: Parts = (memoryview(request)[HEAD.size :], *map(bytearray, buffers))  # Ray's own can't be written to
-        return _sent(self._server.answer(kind, key, parts))
+        head, parts = opened(request, HEAD.size)
+        kind, key = HEAD.unpack(head)
+        return message(self._server.answer(kind, key, parts))
 
     def __ray_shutdown__(self) -> None:
         """Nobody refers to this actor any more, and nobody has closed it: the thread that had was cut off."""
         self._server.close()
 
 
-def _sent(parts: Parts) -> object:
-    """What Ray is given: plain bytes, which it does not pickle, or these and what is not to be copied."""
-    return bytes(parts[0]) if len(parts) == 1 else [parts[0], *map(pickle.PickleBuffer, parts[1:])]
+# Both ways
 
 
-def _received(reply: Any) -> Parts:
-    return (reply,) if isinstance(reply, bytes) else [reply[0], *map(bytearray, reply[1:])]
+def message(parts: Parts, head: bytes = b"") -> object:
+    """What Ray is given: plain bytes, which it does not pickle; or what is large beside these, and not copied."""
+    if len(parts) == 1 and len(parts[0]) < LARGE:
+        return head + parts[0]
+    return [head, *map(pickle.PickleBuffer, parts)]
+
+
+def opened(given: Any, size: int = 0) -> tuple[Any, Parts]:
+    """The head, of that size, and the parts. Each buffer is a copy: Ray's own can't be written to."""
+    if isinstance(given, bytes):
+        return given[:size], (memoryview(given)[size:],)
+    head, first, *buffers = given
+    return head, (first, *map(bytearray, buffers))
 
 
 # Here
@@ -107,6 +117,7 @@ class RayWorker:
         self._name = launcher.name
         self._killed: bool = False
         self._actor: Any = launcher.actor_class.remote()
+        self._answer: Any = self._actor.answer.remote
         self._first: Any = self._actor.start.remote(launcher.setup)
 
     def first_reply(self) -> Parts:
@@ -118,7 +129,7 @@ class RayWorker:
                 if not is_needed(worker, worker.registry):
                     raise NotNeeded
                 look = min(2 * look, LAST_LOOK)
-            return _received(ray.get(self._first))
+            return opened(ray.get(self._first))[1]
         except BaseException as exc:
             self._raise_if_lost("before it was ready", exc)
             raise
@@ -141,8 +152,7 @@ class RayWorker:
     def call(self, kind: int, key: int, parts: Parts) -> Parts:
         """As `RemoteWorker` has it."""
         try:
-            request = HEAD.pack(kind, key) + parts[0]
-            return _received(ray.get(self._actor.answer.remote(request, *map(pickle.PickleBuffer, parts[1:]))))
+            return opened(ray.get(self._answer(message(parts, HEAD.pack(kind, key)))))[1]
         except BaseException as exc:
             self._raise_if_lost(
                 "while it ran a task, which may have run in full, in part or not at all, and may still run if its node "
