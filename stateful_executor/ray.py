@@ -32,10 +32,10 @@ from .errors import WorkerLost
 
 try:
     ray: Any = import_module("ray")  # pyright takes `import ray` for this very module
-except ImportError as exc:
+except ImportError as _exc:
     raise ImportError(
         "stateful_executor.ray needs Ray, which is not installed: pip install 'stateful-executor[ray]'"
-    ) from exc
+    ) from _exc
 
 __all__ = ["StatefulRayExecutor"]
 
@@ -48,9 +48,9 @@ DEAD = 4  # of `ActorTableData.ActorState`, which clusters of all versions agree
 
 # What makes a worker of an actor: one call at a time, in order, on its main thread; never run twice, and never on
 # another actor that takes the place of a dead one. Without task events since Ray's head would grow with each task.
-FIXED = {"max_concurrency": 1, "max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
+FIXED: dict[str, object] = {"max_concurrency": 1, "max_restarts": 0, "max_task_retries": 0, "enable_task_events": False}
 # What would have two workers share one actor, or actors outlive their pool.
-REFUSED = {*FIXED, "concurrency_groups", "get_if_exists", "lifetime", "name"}
+REFUSED: set[str] = {*FIXED, "concurrency_groups", "get_if_exists", "lifetime", "name"}
 
 FIRST_LOOK, LAST_LOOK = 0.05, 1.0  # seconds between looks whether an actor that is not placed is still needed
 PATIENCE = 10.0  # seconds for Ray to say that an actor has ended which it was told to kill
