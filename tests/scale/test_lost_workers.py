@@ -191,7 +191,7 @@ def test_kill_worker_of_another_pool(gate: Gate) -> None:
 def test_kill_worker_as_the_task_ends(remote: Kind) -> None:
     """Then either it is killed, and the task may have its result all the same; or it is not. The next one is safe."""
     with remote.make(1) as pool:
-        for _ in range(30 if remote is PROCESSES else 10):
+        for _ in range(30 if remote is PROCESSES else 5):
             future = pool.submit(kinds.add, 1)
             following = pool.submit(kinds.add, 2)
             while not future.done() and not pool.kill_worker(future):
