@@ -92,7 +92,7 @@ class Worker(Runner):
             if self.broadcasts:
                 self._run_broadcasts()
             dismissed = self.registry.workers.too_many and self._is_dismissed()
-            if dismissed or self._has_lost_state():
+            if dismissed or (self._may_lose_state and self._has_lost_state()):
                 return
 
     def _has_lost_state(self) -> bool:

@@ -36,15 +36,15 @@ try:
     from rich.progress_bar import ProgressBar  # pyright: ignore[reportMissingImports]
     from rich.table import Table  # pyright: ignore[reportMissingImports]
     from rich.text import Text  # pyright: ignore[reportMissingImports]
-except ModuleNotFoundError as missing:
-    raise ImportError("a live bar needs rich: pip install 'stateful-executor[progress]'") from missing
+except ModuleNotFoundError as _missing:
+    raise ImportError("a live bar needs rich: pip install 'stateful-executor[progress]'") from _missing
 
 if TYPE_CHECKING:
     from ._registry import Registry
 
 T = TypeVar("T")
 
-logger = logging.getLogger("stateful_executor")
+logger: logging.Logger = logging.getLogger("stateful_executor")
 
 IN_TERMINAL, IN_NOTEBOOK = 0.1, 0.5  # seconds from one look to the next
 FIRST_LINE, SELDOM = 10.0, 300.0  # plain ones: the first after so long, then whenever the time has doubled, or passed
@@ -126,14 +126,22 @@ def _tracked(results: Iterable[T], shown: Bar) -> Iterator[T]:
 class Figures(NamedTuple):
     """What a bar shows: since its block began, but for `running`, `backlog` and `blocked`, which are of the moment."""
 
-    done: int  # failed and cancelled ones too
+    done: int
+    """Tasks that have ended, failed and cancelled ones too; with `track`, results yielded."""
     failed: int
+    """Tasks that raised."""
     running: int
+    """Tasks begun and not ended."""
     backlog: int
-    blocked: int  # submitters
+    """Tasks accepted and not begun."""
+    blocked: int
+    """Submitters that wait for a place in the backlog."""
     seconds: float
-    rate: float  # done a second, of late
-    left: float | None  # seconds; None when nobody knows
+    """Seconds since the block began."""
+    rate: float
+    """Tasks done a second, of late."""
+    left: float | None
+    """Seconds until all are done, at that rate; None without a `total`, or while nothing gets done."""
 
 
 class Bar:

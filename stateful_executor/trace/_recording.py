@@ -24,6 +24,8 @@ LIMIT = 200_000
 def record(pool: StatefulThreadPoolExecutor[Any], *, limit: int = LIMIT) -> Recording:
     """Write down from now on what `pool` does, until the `with` block ends, or `stop()`.
 
+    ::
+
         with trace.record(pool) as recording:
             ...
         recording.save("trace.json")        # for ui.perfetto.dev and chrome://tracing
@@ -41,7 +43,7 @@ def record(pool: StatefulThreadPoolExecutor[Any], *, limit: int = LIMIT) -> Reco
     Parameters:
         pool: The pool to record; one recording at a time.
         limit: The most events kept for each worker, and as many for what happens in other threads, some 250 bytes
-            each. After that each new one drops the oldest.
+            each; 200,000 by default. After that each new one drops the oldest.
 
     Raises:
         TypeError: `pool` is no pool, or `limit` no whole number.

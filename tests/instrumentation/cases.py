@@ -134,7 +134,7 @@ def callbacks(tool: Tool) -> None:
 
 
 def after_the_span(tool: Tool) -> None:
-    """What a task sees that begins when its submitter's span has ended; what the README advises if that is less."""
+    """What a task sees that begins when its submitter's span has ended; what docs/recipes advises if that is less."""
     hold, pool = threading.Event(), StatefulThreadPoolExecutor(1, copy_context=True)
     with pool:
         pool.submit(hold.wait)
@@ -169,7 +169,7 @@ def scopes_are_shared(tool: Sentry) -> None:
 
 
 def scopes_are_isolated(tool: Sentry) -> None:
-    """What the README advises for that."""
+    """What docs/recipes advises for that."""
     own = (None, "first")
     assert seen_beside(tool, tool.sdk.isolation_scope()) == {"another task": own, "the submitter": own}
 

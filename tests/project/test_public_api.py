@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -153,3 +154,20 @@ def test_signature(name: str) -> None:
 def test_readme(name: str) -> None:
     """The README mentions each public name."""
     assert name in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_reference(name: str) -> None:
+    """The reference has each public name, with each method that users can call."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.rst"))
+    found = re.search(rf"^\.\. auto(?:class|exception):: {name}\n(.*?)(?=^\.\. |\Z)", pages, re.DOTALL | re.MULTILINE)
+    assert found
+    cls = getattr(stateful_executor, name)
+    ours = [cls] if name == "StatefulProcessPoolExecutor" else [c for c in cls.__mro__ if "stateful_" in c.__module__]
+    methods = {
+        member
+        for base in ours
+        for member, value in vars(base).items()
+        if member[0] != "_" and (inspect.isfunction(value) or isinstance(value, property))
+    }
+    assert methods <= set(re.findall(r"auto(?:method|property):: (\w+)", found[1]))

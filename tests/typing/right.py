@@ -225,6 +225,17 @@ def view(db: StateView[Connection], numbers: StateView[list[int]]) -> None:
     assert_type(numbers.map(list.append, [1, 2]), Iterator[None])
 
 
+def view_of_each_kind_of_initializer(pool: StatefulThreadPoolExecutor[None], scope: Scope[None]) -> None:
+    """A plain function, a generator function, a context manager."""
+    plain: Future[str] = pool.with_state(connect).submit(load_user, 42)
+    generator: Future[str] = pool.with_state(connected).submit(load_user, 42, fresh=True)
+    manager: Future[str] = pool.with_state(contextmanager(connected)).submit(load_user, key=42)
+    assert_type((plain.result(), generator.result(), manager.result()), tuple[str, str, str])
+    assert_type(scope.with_state(connect_to, ("db", 1)).submit(load_user, 42).result(), str)
+    assert_type(scope.with_state(connected_to, ("db", 1)).submit(load_user, 42).result(), str)
+    assert_type(scope.with_state(contextmanager(connected_to), ("db", 1)).submit(load_user, 42).result(), str)
+
+
 def takes_any_connection(pool: StatefulThreadPoolExecutor[Connection], db: StateView[Connection]) -> None:
     """A task that asks for a connection is content with a replica."""
 

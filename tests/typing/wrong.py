@@ -7,6 +7,7 @@ nothing, a mistake that goes unnoticed is an error.
 import sqlite3
 from collections.abc import Generator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 
 import stateful_executor
 from stateful_executor import Scope, StatefulProcessPoolExecutor, StateView
@@ -124,6 +125,18 @@ def views(pool: Pool[Connection]) -> None:
     pool.with_state(connected, finalizer=Connection.close)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     pool.with_state(connected_to, ("db", 5432), finalizer=Connection.close)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     other: StateView[str] = pool.with_state()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def view_of_each_kind_of_initializer(pool: Pool[None]) -> None:
+    pool.with_state(connect).submit(load_user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    pool.with_state(connect).submit(load_user, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool.with_state(connect).submit(parse, "42")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    pool.with_state(connected).submit(load_user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    pool.with_state(connected).submit(load_user, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool.with_state(connected).submit(parse, "42")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    pool.with_state(contextmanager(connected)).submit(load_user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    pool.with_state(contextmanager(connected)).submit(load_user, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool.with_state(contextmanager(connected)).submit(parse, "42")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def takes_executor(executor: Executor) -> None: ...

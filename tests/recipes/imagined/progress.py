@@ -1,0 +1,6 @@
+"""Bars are drawn on standard error, which is to be empty."""
+
+import io
+import sys
+
+sys.stderr = io.StringIO()
