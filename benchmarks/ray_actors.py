@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the actors
-    ray.init(num_cpus=2 * WORKERS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=2 * WORKERS, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         good = [QUESTIONS[name](options.rounds, options.tasks) for name in options.only.split(",")]
     finally:

@@ -65,6 +65,9 @@ class StatefulRayWorker:
     def __init__(self) -> None:
         self._server = Server()
 
+    def ready(self) -> None:
+        """It is placed."""
+
     def start(self, setup: bytes) -> object:
         """Make the pool's own state; the reply to that."""
         return message(self._server.start(setup))
@@ -118,23 +121,21 @@ class RayWorker:
         self._killed: bool = False
         self._actor: Any = launcher.actor_class.remote()
         self._answer: Any = self._actor.answer.remote
-        self._first: Any = self._actor.start.remote(launcher.setup)
 
-    def first_reply(self) -> Parts:
+    def first_reply(self, setup: bytes) -> Parts:
         """That of a server which has made the pool's own state, or could not."""
         worker = cast("Worker", current.worker)
         look = FIRST_LOOK
         try:
-            while not ray.wait([self._first], timeout=look)[0]:
-                if not is_needed(worker, worker.registry):
+            ready = self._actor.ready.remote()
+            while not ray.wait([ready], timeout=look)[0]:
+                if not is_needed(worker, worker.registry):  # the initializer has not begun, and never will
                     raise NotNeeded
                 look = min(2 * look, LAST_LOOK)
-            return opened(ray.get(self._first))[1]
+            return opened(ray.get(self._actor.start.remote(setup)))[1]
         except BaseException as exc:
             self._raise_if_lost("before it was ready", exc)
             raise
-        finally:
-            self._first = None
 
     # As `RemoteWorker` has it
 
@@ -178,9 +179,8 @@ class RayWorker:
     def _raise_if_lost(self, when: str, error: BaseException) -> None:
         """After `error`, have the actor dead, and say so if Ray did; one that can't be reached may still be alive."""
         self.kill()
-        if (
-            isinstance(error, ray.exceptions.RayError) or not ray.is_initialized()
-        ):  # then Ray raises whatever comes of that
+        disconnected = not ray.is_initialized()  # then Ray raises whatever comes of that
+        if disconnected or isinstance(error, ray.exceptions.RayError):
             raise WorkerLost(f"an actor of {self._name} was lost {when} ({type(error).__name__})") from error
 
 
@@ -195,13 +195,17 @@ class Launcher:
     def __call__(self) -> tuple[RayWorker, Parts]:
         """As `Start` has it."""
         worker = RayWorker(self)
-        return worker, worker.first_reply()
+        return worker, worker.first_reply(self.setup)
 
 
 def check_connected(name: str) -> None:
     """RuntimeError without a cluster: Ray would start one."""
     if not ray.is_initialized():
         raise RuntimeError(f"{name} needs a Ray cluster, and this process is connected to none: call ray.init() first")
+    if import_module("ray.util.client").ray.is_connected():  # there a handle does not know whether its actor is dead
+        raise RuntimeError(
+            f"{name} can't use a cluster through Ray Client: call ray.init() on a node of it, not ray://"
+        )
 
 
 def checked_options(actor_options: Mapping[str, Any] | None) -> Any:
@@ -270,7 +274,7 @@ class StatefulRayExecutor(RemoteExecutor[S]):
         ValueError: As in a pool of threads; or an option is not for the caller to choose, or unknown to Ray.
         TypeError: As in a pool of threads; or `pickler` has no such functions.
         pickle.PicklingError: `initializer`, or what goes with it, can't be pickled.
-        RuntimeError: This process is not connected to a Ray cluster.
+        RuntimeError: This process is not connected to a Ray cluster, or through Ray Client.
 
     .. versionadded:: 0.1
     """

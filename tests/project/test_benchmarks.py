@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,18 @@ def test_processes() -> None:
     lines = child.stdout.splitlines()
     assert lines[0].startswith("burst: ProcessPoolExecutor")
     assert [line.partition(":")[0] for line in lines[-2:]] == ["computing", "memory of each process, 1000 tasks"]
+
+
+@pytest.mark.ray
+def test_ray_actors() -> None:
+    options = "--rounds", "1", "--tasks", "20", "--only", "burst,round-trip,large,memory"
+    child = run("-W", "ignore", str(BENCHMARKS / "ray_actors.py"), *options)
+    assert child.returncode == 0, child.stderr
+    for start in (
+        "burst: bare calls, all",
+        "round trip: bare calls ",
+        "8 MB there and back",
+        "memory, 1000 tasks",
+        "  bar ",
+    ):
+        assert re.search("^" + re.escape(start), child.stdout, re.MULTILINE), child.stdout

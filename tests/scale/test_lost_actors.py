@@ -92,6 +92,32 @@ def test_end_with_tasks_for_those_who_wait_for_room(cluster: Cluster) -> None:
             pool.shutdown()
 
 
+def test_end_while_an_initializer_runs(cluster: Cluster, gate: Gate, notes: Notes) -> None:
+    """It is waited for, and what it has made is torn down, though nobody needs that any more."""
+    both = Gate(Path(notes.path).parent, "both")
+    with RAY.make(2, make_at_the_gate, (both, notes), finalizer=State.close) as pool, both:
+        waiting = [pool.submit(kinds.add, number) for number in range(2)]
+        both.until_came(2)
+        assert all(future.cancel() for future in waiting)
+        with pytest.raises(TimeoutError):
+            pool.shutdown(timeout=1)
+    assert sorted(notes.lines()) == ["closed state there"] * 2 + ["made state"] * 2
+
+
+def make_at_the_gate(gate: Gate, notes: Notes) -> State:
+    gate.wait()
+    return begin(notes)
+
+
+def test_ray_client(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handles don't know what has died."""
+    import ray.util.client
+
+    monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+    with pytest.raises(RuntimeError, match="can't use a cluster through Ray Client"):
+        RAY.make(1)
+
+
 def test_dropped(cluster: Cluster, notes: Notes) -> None:
     """An actor that nobody has closed, and nobody refers to any more, tears down."""
     import ray
