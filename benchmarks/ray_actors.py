@@ -173,7 +173,7 @@ def _family(pid: int) -> list[int]:
 
 def _name(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().split()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().split() or [""]
     except OSError:
         return ""
     if pid == os.getpid():

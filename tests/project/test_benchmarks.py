@@ -93,7 +93,7 @@ def test_processes() -> None:
 
 @pytest.mark.ray
 def test_ray_actors() -> None:
-    options = "--rounds", "1", "--tasks", "20", "--only", "burst,round-trip,large,memory"
+    options = "--rounds", "1", "--tasks", "4", "--only", "round-trip,memory"
     child = run("-W", "ignore", str(BENCHMARKS / "ray_actors.py"), *options)
     assert child.returncode == 0, child.stderr
     for start in (
