@@ -96,11 +96,5 @@ def test_ray_actors() -> None:
     options = "--rounds", "1", "--tasks", "4", "--only", "round-trip,memory"
     child = run("-W", "ignore", str(BENCHMARKS / "ray_actors.py"), *options)
     assert child.returncode == 0, child.stderr
-    for start in (
-        "burst: bare calls, all",
-        "round trip: bare calls ",
-        "8 MB there and back",
-        "memory, 1000 tasks",
-        "  bar ",
-    ):
-        assert re.search("^" + re.escape(start), child.stdout, re.MULTILINE), child.stdout
+    for start in "round trip: bare calls ", "memory, 200 tasks", "  bar ":
+        assert re.search(f"^{start}", child.stdout, re.MULTILINE), child.stdout
