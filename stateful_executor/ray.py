@@ -124,18 +124,22 @@ class RayWorker:
 
     def first_reply(self, setup: bytes) -> Parts:
         """That of a server which has made the pool's own state, or could not."""
-        worker = cast("Worker", current.worker)
-        look = FIRST_LOOK
         try:
-            ready = self._actor.ready.remote()
-            while not ray.wait([ready], timeout=look)[0]:
-                if not is_needed(worker, worker.registry):  # the initializer has not begun, and never will
-                    raise NotNeeded
-                look = min(2 * look, LAST_LOOK)
+            self._until_placed()
             return opened(ray.get(self._actor.start.remote(setup)))[1]
         except BaseException as exc:
             self._raise_if_lost("before it was ready", exc)
             raise
+
+    def _until_placed(self) -> None:
+        """Until the actor is there, or dead. `NotNeeded`: its initializer has not begun, and never will."""
+        worker = cast("Worker", current.worker)
+        ready = self._actor.ready.remote()
+        look = FIRST_LOOK
+        while not ray.wait([ready], timeout=look)[0]:
+            if not is_needed(worker, worker.registry):
+                raise NotNeeded
+            look = min(2 * look, LAST_LOOK)
 
     # As `RemoteWorker` has it
 
