@@ -40,6 +40,7 @@ add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["ray"]  # which is heavy
 autodoc_preserve_defaults = True  # as in the source: `pickle`, not where that is
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

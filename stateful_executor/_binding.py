@@ -42,6 +42,9 @@ class Binding:
     `generation`
         another object after each `discard_all`: states of an older generation are stale. Of two `discard_all` at once
         either may win.
+    `is_there`
+        of a worker's own state that may be lost by itself: asked between tasks, so that the worker makes another one
+        before it takes a task, which others may run meanwhile. Written once, before there are workers.
     The rest is written once, in `__init__`.
 
     No worker is missed, and none keeps a state too long:
@@ -88,6 +91,7 @@ class Binding:
         self.lifetime: Lifetime | None = lifetime  # None: that of the workers
         self.holders: dict[Holder, None] = {}
         self.generation: object = object()
+        self.is_there: Callable[[Any], bool] | None = None
 
     def needs_no_finalizer(self) -> TypeError:
         """The error of a finalizer given with an initializer that yields."""

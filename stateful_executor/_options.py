@@ -39,6 +39,11 @@ def checked_processes(max_workers: int | None) -> int:
     return _at_least_one(max_workers, "a whole number of processes, or None for the default")
 
 
+def checked_actors(max_workers: int) -> int:
+    """The number of actors there may be: a cluster has no size to take for the default."""
+    return _at_least_one(max_workers, "a whole number of actors")
+
+
 def checked_size(max_workers: int) -> int:
     """What a pool is resized to: there the default is no number that anybody asked for."""
     return _at_least_one(max_workers, "a whole number of threads")

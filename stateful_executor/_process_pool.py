@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
 import pickle
 from collections.abc import Callable
-from itertools import count
+from functools import partial
 from multiprocessing.context import BaseContext
-from typing import Any, TypedDict, TypeVarTuple, Unpack, cast, overload
+from typing import Any, TypedDict, TypeVarTuple, Unpack, overload
 
-from ._executor import StatefulExecutor, own_binding
+from ._executor import own_binding
 from ._options import checked_backlog, checked_processes, checked_timeouts
 from ._policy import StatePolicy
 from ._process import Launcher
-from ._remote_registry import RemoteRegistry
-from ._remote_state import dump_binding, view_binding
-from ._remote_view import RemoteScope, RemoteView
-from ._scope import Scope
-from ._server import setup_of
-from ._submitter import StateOptions, Yielding
+from ._remote_pool import RemoteExecutor, new_name
+from ._remote_registry import CHECKED, RemoteRegistry
+from ._submitter import Yielding
 from ._typing import TypeVar
-from ._view import StateView
 from ._wire import Pickler, Wire
 
 S = TypeVar("S", default=Any, covariant=True)
 Ts = TypeVarTuple("Ts")
-
-_numbers = count()
 
 
 class ProcessPoolOptions(TypedDict, total=False):
@@ -41,7 +34,7 @@ class ProcessPoolOptions(TypedDict, total=False):
     pickler: Pickler
 
 
-class StatefulProcessPoolExecutor(StatefulExecutor[S], concurrent.futures.Executor):
+class StatefulProcessPoolExecutor(RemoteExecutor[S]):
     """A `StatefulThreadPoolExecutor` whose workers are processes: past the GIL, with the same surface and meaning.
 
     Each worker is a thread of this process with one child process of its own, in which states are made and tasks run:
@@ -180,34 +173,9 @@ class StatefulProcessPoolExecutor(StatefulExecutor[S], concurrent.futures.Execut
         context = checked_context(mp_context)
         wire = Wire(pickler)
         self._bindings = {}
-        self._own = own = own_binding(self._bindings, initializer, initargs, finalizer, policy)
-        parts = None if own is None else dump_binding(wire, own)
-        name = f"{type(self).__name__}-{next(_numbers)}"
-        registry = RemoteRegistry(name, max_workers, max_backlog, *timeouts)
-        registry.prepare(Launcher(context, name, setup_of(wire, name, parts)), wire, own)
-        self._open(registry, registry.handles)
-
-    def kill_worker(self, future: concurrent.futures.Future[Any]) -> bool:
-        """Kill the process that runs the task of `future`, as for a native call that hangs; from any thread.
-
-        True when it is killed: the task fails with `WorkerLost`, unless it has just ended, and the worker's states are
-        gone without a teardown. False when the task is not running, or is none of this pool's: nothing happens then.
-        """
-        return self._remote.kill_worker(future)
-
-    @property
-    def _remote(self) -> RemoteRegistry:
-        return cast("RemoteRegistry", self._registry)
-
-    def scope(self, *, fail_fast: bool = False, timeout: float | None = None) -> Scope[S]:
-        """As in a pool of threads: `with pool.scope() as scope:` ends only when every task started in it has ended."""
-        return RemoteScope(self, fail_fast, timeout)
-
-    def _view(self, initializer: Callable[..., Any] | None, options: StateOptions) -> StateView[Any]:
-        if initializer is None:
-            return RemoteView(self, self._own_binding(*options))
-        remote = self._remote
-        return RemoteView(self, view_binding(self._bindings, remote.handles, remote.wire, initializer, options))
+        own = own_binding(self._bindings, initializer, initargs, finalizer, policy)
+        registry = RemoteRegistry(new_name(self), max_workers, max_backlog, *timeouts)
+        self._open_remote(registry, wire, own, partial(Launcher, context, registry.name), CHECKED)
 
 
 def checked_context(mp_context: str | BaseContext) -> BaseContext:

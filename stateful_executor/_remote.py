@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from ._binding import Binding
 from ._current import current
 from ._interrupts import raise_error
+from ._mailbox import Mailbox
 from ._wire import CLOSE, COUNTED, EXPIRE, NO_STATE, OWN, Parts, RemoteTraceback, Wire
 from ._workers import PoolWorker
 from .errors import WorkerLost
@@ -74,6 +75,7 @@ class Handle:
                 del self.running[0]
             except IndexError:  # somebody kills the worker, be it too late for this call
                 self._worker.kill()
+                _look_before_the_next_task()
         return self._opened(reply)
 
     def request(self, kind: int, key: int, parts: Parts = (b"",)) -> None:
@@ -90,6 +92,9 @@ class Handle:
         self._busy = True
         try:
             return self._worker.call(kind, key, parts)
+        except WorkerLost:
+            _look_before_the_next_task()
+            raise
         finally:
             self._busy = False
 
@@ -124,6 +129,11 @@ class Handle:
                     self.request(CLOSE, NO_STATE)
         finally:
             self._worker.close()
+
+
+def _look_before_the_next_task() -> None:
+    """Have the worker of this thread look whether its remote one is there: see `Binding.is_there`."""
+    cast("Mailbox", current.worker).has_mail = True
 
 
 class StartWorker:

@@ -22,7 +22,10 @@ from ._wire import CALL, CHUNK, NO_STATE, OWN, Parts, Wire
 
 T = TypeVar("T")
 
-HANDLE_POLICY: StatePolicy[Handle] = StatePolicy(check=Handle.alive, discard_on=is_lost)
+# What becomes of a remote worker that is lost: see `Binding.is_there`. What can be replaced at once, whatever happens,
+# is looked at once more right before it is sent a task.
+UNCHECKED: StatePolicy[Handle] = StatePolicy(discard_on=is_lost)
+CHECKED: StatePolicy[Handle] = StatePolicy(check=Handle.alive, discard_on=is_lost)
 
 
 def _nothing(_: object) -> None:
@@ -107,12 +110,13 @@ class RemoteRegistry(Registry):
     views: dict[int, list[Binding]]
     wire: Wire
 
-    def prepare(self, start: Start, wire: Wire, own: Binding | None) -> None:
+    def prepare(self, start: Start, wire: Wire, own: Binding | None, policy: StatePolicy[Handle]) -> None:
         """The rest of the constructor."""
         self.wire = wire
         self.own = own
         self.views = {}
-        self.handles = Binding(StartWorker(start, wire, own), (), Handle.close, HANDLE_POLICY)
+        self.handles = Binding(StartWorker(start, wire, own), (), Handle.close, policy)
+        self.handles.is_there = Handle.alive
         if own is not None:
             own.holders = self.handles.holders
 
@@ -180,6 +184,14 @@ class RemoteRegistry(Registry):
 
     def _taken_views(self) -> list[Binding]:
         return self.views.pop(_thread.get_ident(), [])
+
+    def there(self) -> list[Owner]:
+        """The workers that have a remote one, as of now."""
+        return [
+            owner
+            for owner in owners(self.handles)
+            if (slot := owner.states.slots.get(self.handles)) is not None and slot.states
+        ]
 
     def kill_worker(self, future: object) -> bool:
         """Kill the worker that runs the task of `future`, if one does."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
+from ._broadcast import broadcast
+from ._future import Future
 from ._naming import name_of
 from ._remote_registry import RemoteRegistry
 from ._remote_state import Renew, key_of, view_binding
@@ -34,6 +36,12 @@ class RemoteView(StateView[S]):
     def bind(self, fn: Callable[Concatenate[S, P], T]) -> Callable[P, T]:
         """As on threads: what this returns can be sent to the pool's workers, as far as `fn` can."""
         return cast("Callable[P, T]", BoundFunction(self, fn))
+
+    def broadcast(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
+        """As on threads; a worker whose process has not started yet is not there."""
+        registry = cast("RemoteRegistry", self._registry)
+        among = registry.there() if self._binding is registry.own else self._binding.holders
+        return broadcast(registry, registry.maker(fn, args, kwargs, self._binding), among, self._scope)
 
     def discard_all(self) -> None:
         """As on threads."""

@@ -14,6 +14,7 @@ from ._naming import described, tell
 from ._registry import Registry
 from ._states import States
 from ._typing import Any, Protocol
+from ._workers import PoolWorker
 from .errors import InitializerError
 
 logger = logging.getLogger("concurrent.futures")
@@ -30,6 +31,21 @@ class Starting(Protocol):
     def _answer(self) -> None: ...
 
     def _is_dismissed(self) -> bool: ...
+
+    def drop_broadcasts(self) -> None: ...
+
+
+class NotNeeded(Exception):  # as `queue.Empty`
+    """Raised instead of making an own state that nobody waits for any more, see `is_needed`."""
+
+
+def is_needed(worker: PoolWorker, registry: Registry) -> bool:
+    """Whether `worker` is still to have its own state, for which it has waited, and may wait for ever."""
+    if worker.fn is not None:  # in a task
+        return True
+    if registry.workers.too_many:
+        return False
+    return registry.close_reason is None or bool(registry.run_queue.pending())
 
 
 class Startup:
@@ -54,6 +70,9 @@ class Startup:
         if self._binding is None:
             return True
         error = self._make_own_state()
+        if error is not None and isinstance(error.__cause__, NotNeeded):
+            self._worker.drop_broadcasts()  # which it would never come to
+            return False
         breakage = self._registry.workers.initializer_ended(None if error is None else self._breakage(error))
         if breakage is not None:
             if error is not None:
@@ -62,6 +81,18 @@ class Startup:
         failures = [] if error is None else [error]
         error = None  # this frame may last for long
         return not failures or self._run_again(failures)
+
+    def has_lost_state(self) -> bool:
+        """Between tasks: whether there is no own state, or the one there was is not there any more, and dropped."""
+        assert self._binding is not None
+        assert self._binding.is_there is not None
+        slot = self._worker.states.slot(self._binding)
+        for state in slot.states.copy():
+            if self._binding.is_there(state.value):
+                return False
+            state.discarded = True
+            slot.drop_stale()
+        return True
 
     def _run_again(self, failures: list[InitializerError]) -> bool:
         """Fail one task with what is in `failures`; for the next one try again, until the state is made.
@@ -81,6 +112,9 @@ class Startup:
             failures = failures or self._failures_to_start()
             if not failures:
                 return True
+            if isinstance(failures[0].__cause__, NotNeeded):
+                self._worker.drop_broadcasts()
+                return False
             self._fail_next(failures)
 
     def _failures_to_start(self) -> list[InitializerError]:

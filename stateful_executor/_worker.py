@@ -32,6 +32,7 @@ class Worker(Runner):
     def __init__(self, registry: Registry, binding: Binding | None) -> None:
         super().__init__(registry)
         self._startup = Startup(self, registry, binding)
+        self._may_lose_state: bool = binding is not None and binding.is_there is not None
         self._failed: bool = False  # something was raised outside of a task
         self._over: bool = False
 
@@ -96,13 +97,26 @@ class Worker(Runner):
                 self._answer()
             if self.broadcasts:
                 self._run_broadcasts()
-            if self.registry.workers.too_many and self._is_dismissed():
+            dismissed = self.registry.workers.too_many and self._is_dismissed()
+            if dismissed or (self._may_lose_state and self._has_lost_state()):
                 return
+
+    def _has_lost_state(self) -> bool:
+        """Whether the own state is lost: another one is made before this worker takes a task, which may take long."""
+        if not (self._may_lose_state and self._startup.has_lost_state()):
+            return False
+        self._be_busy()
+        self._pass_on()
+        self.states.tear_down_all()  # nobody is to wait for that until then
+        self.has_mail = True  # there may be broadcasts
+        return True
 
     def _run_broadcasts(self) -> None:
         breakage = self.registry.workers.breakage
         while self.broadcasts:
             if breakage is None:
+                if self._has_lost_state():
+                    return
                 self._be_busy()
                 self.run(queue=self.broadcasts)
             else:

@@ -8,6 +8,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cluster import cluster  # noqa: F401  # a fixture
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a cluster comes last: it stays until the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,8 +38,10 @@ def _known() -> set[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
+def no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread behind."""
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("cluster")  # whose threads were there before
     before = _known()
     yield
     gc.collect()

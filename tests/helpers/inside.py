@@ -9,6 +9,7 @@ imported from here.
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +34,7 @@ from stateful_executor import (
     _worker,
     _workers,
 )
-from stateful_executor._binding import find_binding
+from stateful_executor._binding import Binding, find_binding
 from stateful_executor._current import current
 from stateful_executor._failure import Failure
 from stateful_executor._future import Future, new_task
@@ -41,6 +42,8 @@ from stateful_executor._mailbox import HAS_GIL
 from stateful_executor._map import AsTheyFinish
 from stateful_executor._parker import Deadline, Parker
 from stateful_executor._registry import Registry
+from stateful_executor._remote_state import dump_binding
+from stateful_executor._server import setup_of
 from stateful_executor._slot import Slot
 from stateful_executor._snapshot import snapshot
 from stateful_executor._stack import descend, headroom
@@ -48,6 +51,7 @@ from stateful_executor._states import Request, TearDown
 from stateful_executor._stats import CARRIED, Tally
 from stateful_executor._stdlib_waiters import StdlibWaiterAdapter
 from stateful_executor._task import Task
+from stateful_executor._wire import Wire
 from stateful_executor._worker import Worker
 
 __all__ = [
@@ -74,6 +78,7 @@ __all__ = [
     "find_binding",
     "finish_all",
     "forget_exit",
+    "handles",
     "headroom",
     "hook",
     "inside",
@@ -83,6 +88,7 @@ __all__ = [
     "parts",
     "place",
     "registries",
+    "setup_of_a_server",
 ]
 
 # The name in tests, and the path to it.
@@ -288,6 +294,19 @@ def containers(pool: StatefulThreadPoolExecutor[Any]) -> Iterator[tuple[str, Any
     yield "alarms", _interpreter._alarms
     yield "current", current._workers
     yield "inherited", _interpreter._inherited
+
+
+def handles(pool: Any) -> list[Any]:
+    """The remote workers of a pool."""
+    registry = pool._registry
+    slots = [owner.states.slots[registry.handles] for owner in registry.there()]
+    return [state.value for slot in slots for state in slot.states]
+
+
+def setup_of_a_server(initializer: Any, initargs: tuple[Any, ...], finalizer: Any) -> bytes:
+    """What a remote worker is started with."""
+    wire = Wire(pickle)
+    return setup_of(wire, "a pool", dump_binding(wire, Binding(initializer, initargs, finalizer)))
 
 
 finish_all = _interpreter._finish_all  # what the library does when the interpreter exits

@@ -46,12 +46,40 @@ def count(state: State | None, notes: Notes, number: int, seconds: float) -> int
     return number
 
 
-def storm(make: Callable[..., Any], folder: Path, seconds: float, pause: float = 0.15) -> Report:
-    """Submit tasks for `seconds`, kill a worker now and then, and check what each task came to."""
+def kill_a_child() -> int:
+    """Kill one of the child processes, if there are any; how many."""
+    children = multiprocessing.active_children()
+    try:
+        return int(bool(children) and kill(dice.choice(children).pid))
+    except ValueError:  # its worker has just closed the process object
+        return 0
+
+
+def kill(pid: int | None) -> bool:
+    """False when there is no such process any more."""
+    assert pid
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def storm(
+    make: Callable[..., Any],
+    folder: Path,
+    seconds: float,
+    pause: float = 0.15,
+    strike: Callable[[], int] = kill_a_child,
+) -> Report:
+    """Submit tasks for `seconds`, `strike` a worker now and then, and check what each task came to.
+
+    `strike` returns how many workers it has hit at most.
+    """
     notes = Notes(folder / "begun")
     over = threading.Event()
     kills: list[int] = []
-    killer = threading.Thread(target=_kill_at_random, args=(over, kills, pause))
+    killer = threading.Thread(target=_strike_at_random, args=(over, kills, pause, strike))
     futures: deque[Future[int]] = deque()
     numbers = iter(range(1 << 60))
     with make(3, initializer=begin, max_backlog=20) as pool:
@@ -71,17 +99,12 @@ def storm(make: Callable[..., Any], folder: Path, seconds: float, pause: float =
             killer.join()
         errors = [(number, future.exception(PATIENCE)) for number, future in enumerate(futures)]
         assert pool.submit(os.getpid).result(PATIENCE)
-    return _checked(errors, [future for future in futures if future.exception() is None], notes, len(kills))
+    return _checked(errors, [future for future in futures if future.exception() is None], notes, sum(kills))
 
 
-def _kill_at_random(over: threading.Event, kills: list[int], pause: float) -> None:
+def _strike_at_random(over: threading.Event, kills: list[int], pause: float, strike: Callable[[], int]) -> None:
     while not over.wait(dice.uniform(0, 2 * pause)):
-        for process in dice.sample(children := multiprocessing.active_children(), min(1, len(children))):
-            try:
-                os.kill(pid := process.pid or 0, signal.SIGKILL)
-            except (ProcessLookupError, ValueError):  # ValueError: its worker has just closed the process object
-                continue
-            kills.append(pid)
+        kills.append(strike())
 
 
 def _checked(

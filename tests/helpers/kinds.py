@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import pytest
 from threads import PATIENCE, until
 
-from stateful_executor import StatefulProcessPoolExecutor, StatefulThreadPoolExecutor, StateView
+import stateful_executor
+from stateful_executor import StateView
 
-Pool = StatefulThreadPoolExecutor[Any] | StatefulProcessPoolExecutor[Any]
+Pool = Any  # StatefulThreadPoolExecutor, StatefulProcessPoolExecutor, StatefulRayExecutor
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,26 @@ class Kind:
     """One kind of pool. What differs from threads has a line in the table of docs/scale.md, and a test there."""
 
     name: str
-    make: Callable[..., Pool]
+    class_name: str
     remote: bool  # its workers are in processes of their own
+
+    def make(self, *args: Any, **options: Any) -> Pool:
+        """A pool of this kind."""
+        if self.name != "ray":
+            return getattr(stateful_executor, self.class_name)(*args, **options)
+        from stateful_executor.ray import StatefulRayExecutor  # where there is no Ray, nobody comes here
+
+        return StatefulRayExecutor(*args, **options)
 
     def __str__(self) -> str:
         return self.name
 
 
-THREADS = Kind("threads", StatefulThreadPoolExecutor, remote=False)
-PROCESSES = Kind("processes", StatefulProcessPoolExecutor, remote=True)
-KINDS = [THREADS, PROCESSES]
+THREADS = Kind("threads", "StatefulThreadPoolExecutor", remote=False)
+PROCESSES = Kind("processes", "StatefulProcessPoolExecutor", remote=True)
+RAY = Kind("ray", "StatefulRayExecutor", remote=True)
+REMOTE = [PROCESSES, pytest.param(RAY, marks=pytest.mark.ray)]
+KINDS = [THREADS, *REMOTE]
 
 
 class Notes:
@@ -75,6 +87,13 @@ class Gate:
 
     def open(self) -> None:
         open(self.opened, "w").close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever fails in the block, nobody waits any more."""
+        self.open()
 
 
 @contextmanager
@@ -219,6 +238,11 @@ def get_through(_: State, view: StateView[State]) -> tuple[int, int]:
 def discard_through(state: State, view: StateView[State]) -> int:
     view.discard()
     return push(state)
+
+
+def wait_and_note(gate: Gate, notes: Notes) -> None:
+    gate.wait()
+    notes.add("ran")
 
 
 def note(notes: Notes, *words: object) -> None:

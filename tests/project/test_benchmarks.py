@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,12 @@ def test_processes() -> None:
     lines = child.stdout.splitlines()
     assert lines[0].startswith("burst: ProcessPoolExecutor")
     assert [line.partition(":")[0] for line in lines[-2:]] == ["computing", "memory of each process, 1000 tasks"]
+
+
+@pytest.mark.ray
+def test_ray_actors() -> None:
+    options = "--rounds", "1", "--tasks", "4", "--only", "round-trip,memory"
+    child = run("-W", "ignore", str(BENCHMARKS / "ray_actors.py"), *options)
+    assert child.returncode == 0, child.stderr
+    for start in "round trip: bare calls ", "memory, 200 tasks", "  bar ":
+        assert re.search(f"^{start}", child.stdout, re.MULTILINE), child.stdout

@@ -192,3 +192,28 @@ def test_connection_life_needs_each_part(broken: str) -> None:
     child = run("-c", WITHOUT, broken, EXAMPLES / "connection_life.py")
     assert child.returncode == 1
     assert re.search(r"^  NO  ", child.stdout, re.MULTILINE)
+
+
+def test_many_cores_counts_the_same_everywhere() -> None:
+    output = output_of("many_cores.py", "--limit", "60", "--workers", "2")
+    assert re.findall(r"^(1 thread|2 threads|2 processes) +\d+\.\d\d s$", output, re.MULTILINE) == [
+        "1 thread",
+        "2 threads",
+        "2 processes",
+    ]
+    assert re.search(r"without the GIL +(\d+\.\d\d s|no Python for it here)$", output, re.MULTILINE)
+    assert number(r"([\d,]+) names", output) > 10_000
+
+
+@pytest.mark.ray
+def test_cluster_finds_all_that_it_was_given() -> None:
+    requires_fts5()
+    child = run(EXAMPLES / "cluster.py", "--limit", "600")
+    assert child.returncode == 0, child.stderr
+    assert re.findall("^a node .*$", child.stdout, re.MULTILINE) == ["a node joins", "a node is lost"]
+    sent = re.findall(
+        r"^([\d,]+) files sent, (\d+) tasks lost; ([\d,]+) are in (\d+) shards$", child.stdout, re.MULTILINE
+    )
+    assert sent[0][0] == sent[-1][2] == "600"
+    assert len(sent) > 1
+    assert number(r'"race condition": (\d+) files', child.stdout) > 0

@@ -126,6 +126,16 @@ def test_imports() -> None:
     assert own.isdisjoint(f"stateful_executor.{module}" for module in SELDOM)
 
 
+def test_ray_is_not_installed() -> None:
+    """The error says what to install."""
+    script = "import sys; sys.modules['ray'] = None; import stateful_executor.ray"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("which is not installed: pip install 'stateful-executor[ray]'\n")
+
+
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters of `function`, without annotations."""
     return [

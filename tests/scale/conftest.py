@@ -5,13 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kinds import KINDS, Gate, Kind, Notes
+from kinds import KINDS, REMOTE, Gate, Kind, Notes
 from threads import until
 
 
 @pytest.fixture(params=KINDS, ids=str)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """The kind of pool under test."""
+    return request.param
+
+
+@pytest.fixture(params=REMOTE, ids=str)
+def remote(request: pytest.FixtureRequest) -> Kind:
+    """The same, of those whose workers are in processes of their own."""
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""What every kind of pool promises: one suite, on threads and on processes. What differs is in test_differences.py."""
+"""What every kind of pool promises, threads, processes and Ray: one suite. What differs is in test_differences.py."""
 
 import asyncio
 import concurrent.futures
@@ -498,7 +498,7 @@ def test_wrong_arguments(kind: Kind) -> None:
     """As the constructor of threads."""
     for wrong in {"max_workers": 0}, {"max_backlog": 0}, {"submit_timeout": 1}, {"idle_timeout": -1}:
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            kind.make(**wrong)
+            kind.make(**{"max_workers": 1, **wrong})
     for wrong in {"max_workers": "1"}, {"initializer": 1}, {"initializer": begin, "initargs": 1}:
         with pytest.raises(TypeError):
-            kind.make(**wrong)
+            kind.make(**{"max_workers": 1, **wrong})

@@ -1,4 +1,4 @@
-"""Processes that die: one task fails with `WorkerLost`, and the next one finds a new worker with a new state."""
+"""Workers that die: one task fails with `WorkerLost`, and the next one finds a new worker with a new state."""
 
 import multiprocessing
 import os
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import kinds
 import pytest
+from cluster import knows_of_death
 from kills import storm
-from kinds import Gate, Notes, State, begin, held, push
+from kinds import PROCESSES, Gate, Kind, Notes, State, begin, held, push
 from threads import until
 
 from stateful_executor import InitializerError, StatefulProcessPoolExecutor, WorkerLost
@@ -53,9 +54,9 @@ def test_dies_in_a_task(how: str, notes: Notes) -> None:
     assert notes.lines() == ["made state", "made state", "closed state there"]  # no teardown of the first one
 
 
-def test_others_go_on(gate: Gate) -> None:
+def test_others_go_on(remote: Kind, gate: Gate) -> None:
     """Those that other workers run, and those that wait."""
-    with StatefulProcessPoolExecutor(2) as pool:
+    with remote.make(2) as pool:
         other = pool.submit(gate.wait, "other")
         gate.until_came()
         waiting = [pool.submit(kinds.add, number) for number in range(20)]
@@ -78,6 +79,45 @@ def test_dies_idle(notes: Notes) -> None:
     assert notes.lines() == ["made state", "made other"] * 2
 
 
+@pytest.mark.parametrize("when", ["in a task", "idle"])
+def test_another_one_is_made_before_a_task_is_taken(
+    remote: Kind, when: str, notes: Notes, gate: Gate, tmp_path: Path
+) -> None:
+    """So that the task is another worker's meanwhile, however long that takes."""
+    both = Gate(tmp_path, "both")
+    with remote.make(2, begin_or_wait, (notes, gate)) as pool:
+        with held(pool, both, 2):
+            pass
+        if when == "idle":
+            pid = pool.submit(os.getpid).result()
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: knows_of_death(pool))
+        else:
+            assert isinstance(pool.submit(die, "SIGKILL").exception(), WorkerLost)
+        assert [pool.submit(kinds.add, number).result() for number in range(20)] == list(range(1, 21))
+        gate.open()
+
+
+def test_broadcasts_are_for_the_next_one(remote: Kind, gate: Gate) -> None:
+    """None is sent to a worker that is known to be lost."""
+    with remote.make(1) as pool, gate:
+        running = pool.submit(gate.wait)
+        gate.until_came()
+        parts = [future for _ in range(3) for future in pool.broadcast(kinds.where)]
+        waiting = pool.submit(kinds.add, 1)
+        until(lambda: pool.kill_worker(running))
+        assert isinstance(running.exception(), WorkerLost)
+        assert len({future.result() for future in parts}) == 1
+        assert waiting.result() == 2
+
+
+def begin_or_wait(notes: Notes, gate: Gate) -> None:
+    """The third time it waits."""
+    notes.add("made")
+    if len(notes.lines()) == 3:
+        gate.wait()
+
+
 def _has_ended(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -86,14 +126,14 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def test_dies_in_the_initializer(notes: Notes) -> None:
+def test_dies_in_the_initializer(remote: Kind) -> None:
     """The first time that breaks the pool, as an initializer that raises does; later it fails one task."""
-    with StatefulProcessPoolExecutor(1, die, ("exit code 3",)) as pool:
+    with remote.make(1, die, ("exit code 3",)) as pool:
         with pytest.raises(BrokenThreadPool) as caught:
             pool.submit(kinds.add, 1).result()
         assert isinstance(caught.value.__cause__, WorkerLost)
-        assert "exit code 3" in str(caught.value.__cause__)
-    with StatefulProcessPoolExecutor(1) as pool:
+        assert ("exit code 3" if remote is PROCESSES else "before it was ready") in str(caught.value.__cause__)
+    with remote.make(1) as pool:
         assert pool.submit(kinds.add, 1).result() == 2
         with pytest.raises(InitializerError, match="die") as failed:
             pool.with_state(die, ("SIGKILL",)).submit(push).result()
@@ -101,9 +141,9 @@ def test_dies_in_the_initializer(notes: Notes) -> None:
         assert pool.submit(kinds.add, 1).result() == 2
 
 
-def test_dies_in_the_teardown(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+def test_dies_in_the_teardown(remote: Kind, caplog: pytest.LogCaptureFixture) -> None:
     """The pool ends all the same. That of a scope is told by the scope."""
-    with StatefulProcessPoolExecutor(1, begin, finalizer=kinds.die_with) as pool:
+    with remote.make(1, begin, finalizer=kinds.die_with) as pool:
         assert pool.submit(kinds.add, 1).result() == 2
         with pytest.raises(ExceptionGroup) as caught, pool.scope() as scope:
             scope.with_state(begin, (None, "other"), finalizer=kinds.die_with).submit(push)
@@ -111,9 +151,9 @@ def test_dies_in_the_teardown(notes: Notes, caplog: pytest.LogCaptureFixture) ->
         assert pool.submit(kinds.add, 1).result() == 2
 
 
-def test_scope_goes_on() -> None:
+def test_scope_goes_on(remote: Kind) -> None:
     """A task that is lost is one of its errors, and its states are made anew."""
-    with StatefulProcessPoolExecutor(1) as pool:
+    with remote.make(1) as pool:
         with pytest.raises(ExceptionGroup) as caught, pool.scope() as scope:
             view = scope.with_state(begin)
             first = view.submit(push)
@@ -123,9 +163,9 @@ def test_scope_goes_on() -> None:
         assert (first.result(), second.result()) == (1, 1)
 
 
-def test_kill_worker(gate: Gate) -> None:
+def test_kill_worker(remote: Kind, gate: Gate) -> None:
     """The worker of a running task, and no other."""
-    with StatefulProcessPoolExecutor(2) as pool:
+    with remote.make(2) as pool:
         other = pool.submit(gate.wait, "other")
         gate.until_came()
         hangs = pool.submit(kinds.rest, 1000)
@@ -133,7 +173,7 @@ def test_kill_worker(gate: Gate) -> None:
         waiting = pool.submit(kinds.add, 1)
         assert not pool.kill_worker(waiting)
         until(lambda: pool.kill_worker(hangs))  # it may be running, and its worker be about to start
-        with pytest.raises(WorkerLost, match="SIGKILL"):
+        with pytest.raises(WorkerLost, match="SIGKILL" if remote is PROCESSES else "ActorDiedError"):
             hangs.result()
         assert not pool.kill_worker(hangs)
         assert waiting.result() == 2
@@ -148,10 +188,10 @@ def test_kill_worker_of_another_pool(gate: Gate) -> None:
         assert not pool.kill_worker(task)
 
 
-def test_kill_worker_as_the_task_ends() -> None:
+def test_kill_worker_as_the_task_ends(remote: Kind) -> None:
     """Then either it is killed, and the task may have its result all the same; or it is not. The next one is safe."""
-    with StatefulProcessPoolExecutor(1) as pool:
-        for _ in range(30):
+    with remote.make(1) as pool:
+        for _ in range(30 if remote is PROCESSES else 5):
             future = pool.submit(kinds.add, 1)
             following = pool.submit(kinds.add, 2)
             while not future.done() and not pool.kill_worker(future):

@@ -12,16 +12,18 @@ from typing import Any, Self
 
 import kinds
 import pytest
-from kinds import Gate, begin, held, push
+from kinds import Gate, Kind, begin, held, push
 
 from stateful_executor import StatefulProcessPoolExecutor
 from stateful_executor._pipe import Gone, HandlePipe, Pipe
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[StatefulProcessPoolExecutor[kinds.State]]:
+@pytest.fixture(scope="module", params=kinds.REMOTE, ids=str)
+def pool(request: pytest.FixtureRequest) -> Iterator[StatefulProcessPoolExecutor[kinds.State]]:
     """One for all: no task of these harms it."""
-    with StatefulProcessPoolExecutor(1, begin) as pool:
+    if request.param is kinds.RAY:
+        request.getfixturevalue("cluster")
+    with request.param.make(1, begin, pickler=pickle) as pool:
         assert pool.submit(kinds.add, 1).result() == 2  # its thread is there before the first test
         yield pool
 
@@ -275,9 +277,9 @@ def test_buffers_can_be_written(pool: Pool) -> None:
     assert thing == Buffered(bytearray(10))
 
 
-def test_changed_after_submit(gate: Gate) -> None:
+def test_changed_after_submit(gate: Gate, remote: Kind) -> None:
     """The task has what there was when it was submitted."""
-    with StatefulProcessPoolExecutor(1) as pool:
+    with remote.make(1) as pool:
         things = [Buffered(bytearray(10)), Buffered(bytearray(1 << 20))]
         numbers = array("i", [1])
         with held(pool, gate):
@@ -326,11 +328,11 @@ def _counted(seen: int) -> Counted:
 # Picklers
 
 
-def test_cloudpickle() -> None:
+def test_cloudpickle(remote: Kind) -> None:
     """Lambdas and closures, as tasks, results, initializers and errors."""
     cloudpickle = pytest.importorskip("cloudpickle")
     base = 5
-    with StatefulProcessPoolExecutor(1, lambda: [base], pickler=cloudpickle) as pool:
+    with remote.make(1, lambda: [base], pickler=cloudpickle) as pool:
         assert pool.submit(lambda x: x + base, 1).result() == 6
         assert pool.submit(lambda: lambda: base).result()() == 5
         assert pool.with_state().submit(lambda state: state[0]).result() == 5

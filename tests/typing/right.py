@@ -24,6 +24,7 @@ from stateful_executor import (
     StateView,
     WorkerLost,
 )
+from stateful_executor.ray import StatefulRayExecutor
 
 
 class Connection:
@@ -360,3 +361,14 @@ def processes() -> None:
         assert_type(pool.kill_worker(future), bool)
     error: concurrent.futures.BrokenExecutor = WorkerLost()
     raise error
+
+
+def actors() -> None:
+    assert_type(StatefulRayExecutor(4), StatefulRayExecutor[None])
+    assert_type(StatefulRayExecutor(4, actor_options={"num_cpus": 0.5}), StatefulRayExecutor[None])
+    assert_type(StatefulRayExecutor(4, connected), StatefulRayExecutor[Connection])
+    with StatefulRayExecutor(4, connect_to, ("db", 5432), finalizer=Connection.close, max_backlog=10) as pool:
+        assert_type(pool, StatefulRayExecutor[Connection])
+        assert_type(pool.with_state().submit(load_user, 42).result(), str)
+        assert_type(takes_an_executor(pool), Future[str])
+        assert_type(pool.kill_worker(pool.submit(int)), bool)

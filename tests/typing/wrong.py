@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import stateful_executor
 from stateful_executor import Scope, StatefulProcessPoolExecutor, StateView
 from stateful_executor import StatefulThreadPoolExecutor as Pool
+from stateful_executor.ray import StatefulRayExecutor
 
 
 class Connection:
@@ -203,3 +204,9 @@ def processes(pool: StatefulProcessPoolExecutor[Connection]) -> None:
     pool.submit(load_user, key=42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     pool.with_state().submit(load_user, "42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pool.kill_worker(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def actors(pool: StatefulRayExecutor[Connection]) -> None:
+    StatefulRayExecutor()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    StatefulRayExecutor(4, mp_context="spawn")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    pool.submit(load_user, key=42)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
