@@ -260,9 +260,7 @@ class Registry:
         return self.workers.grow() if not self.idle.wake_one() and self.workers.can_grow else None
 
     def notify_if_work_pending(self) -> None:
-        """After an interruption: whoever could go on is awake. One that wakes in vain sleeps again."""
-        # An idle one looks itself whether there are but tombstones; before one is started, for a task that relied on one
-        # whose start was interrupted, this does.
+        """After an interruption: whoever could go on is awake. One that wakes in vain, for tombstones, sleeps again."""
         if self.run_queue.has_entries() and not self.idle.wake_one() and self.workers.can_grow and self.backlog():
             error = self.workers.grow()
             if error is not None:
