@@ -44,12 +44,15 @@ def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) 
 
     Others may rely on it: they are told, and another worker is started for the tasks.
     """
+    relied = [] if error is None else registry.run_queue.pending()  # later ones start a worker themselves
     if not registry.workers.never_came(worker):
         return
     worker.drop_broadcasts()
     registry.workers.has_come(worker)
     registry.workers.has_ended(worker)
     if error is not None:
-        registry.no_worker(error)
+        registry.no_worker(error, relied)
     registry.waits.look(can_start=error is None)
     registry.notify_if_work_pending()
+    with suppress(Exception):  # as in `start_next`
+        _see_to_tasks(registry)

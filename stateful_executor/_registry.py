@@ -270,8 +270,8 @@ class Registry:
 
     # Failing
 
-    def no_worker(self, error: Exception) -> None:
-        """No thread can be started: fail the tasks that relied on one, since nobody is left to begin them.
+    def no_worker(self, error: Exception, tasks: list[Future[Any]] | None = None) -> None:
+        """No thread can be started: fail the tasks that relied on one, or `tasks`, since nobody is left to begin them.
 
         Their submits found as many workers as may be, one of which did not start. One that is there now sees to them.
         """
@@ -282,7 +282,7 @@ class Registry:
             self.fail_unbegun(task, lost)
 
         if self.workers.is_empty():
-            for_each(self.run_queue.pending(), fail)
+            for_each(self.run_queue.pending() if tasks is None else tasks, fail)
 
     def fail_unbegun(self, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
         """Fail `task` with `error` unless it has begun, or was cancelled; True when this did so.

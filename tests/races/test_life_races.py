@@ -225,6 +225,73 @@ class TestStarts:
             assert len(pool._threads) == pool.stats().workers == 1
         assert len(threads) >= 2
 
+    def test_submit_while_the_only_one_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is no memory for the thread: its task fails, and not one that was accepted since, which has another."""
+        begin, took_out, grow = (
+            getattr(*hook(name)) for name in ("PoolThread.begin", "Workers.never_came", "Workers.grow")
+        )
+        first_fails = [MemoryError()]
+        about_to_start = threading.Event()
+        later: list[Any] = []
+
+        def fail_once(worker: Worker, **how: bool) -> None:
+            if first_fails:
+                raise first_fails.pop()
+            begin(worker, **how)
+
+        def meanwhile(workers: Any, worker: Worker) -> Any:
+            result = took_out(workers, worker)
+            submitter.start()
+            assert about_to_start.wait(20)
+            return result
+
+        def late_grow(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is submitter:
+                about_to_start.set()
+                until(lambda: later[0].done())
+            return grow(*args, **kwargs)
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), fail_once)
+        monkeypatch.setattr(*hook("Workers.never_came"), meanwhile)
+        monkeypatch.setattr(*hook("Workers.grow"), late_grow)
+        with StatefulThreadPoolExecutor(1) as pool:
+            submitter = threading.Thread(target=lambda: later.append(pool.submit(int)))
+            later.append(pool.submit(int))
+            with pytest.raises(RuntimeError, match="has no worker for this task"):
+                later[0].result(20)
+            until(lambda: len(later) == 2)
+            assert later[1].result(20) == 0
+            submitter.join()
+
+    def test_one_on_its_way_takes_a_task_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that has come counts the tasks; then another takes one, and is not on its way any more: all get one."""
+        begin, entries = (getattr(*hook(name)) for name in ("PoolThread.begin", "RunQueue.entries"))
+        made, submitted = threading.Event(), threading.Event()
+        everyone = threading.Barrier(3)
+        futures: list[Any] = []
+
+        def second_waits(worker: Worker, **how: bool) -> None:
+            if inside(worker).index == 1:
+                assert submitted.wait(20)
+            begin(worker, **how)
+
+        def then_take(run_queue: Any) -> int:
+            number: int = entries(run_queue)
+            if submitted.is_set() and not made.is_set():
+                made.set()
+                until(futures[0].running)
+            return number
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), second_waits)
+        monkeypatch.setattr(*hook("RunQueue.entries"), then_take)
+        making: list[bool] = []
+        with StatefulThreadPoolExecutor(3, initializer=lambda: making.append(True) or made.wait(20)) as pool:
+            futures.append(pool.submit(everyone.wait, 20))
+            until(lambda: making)
+            futures += [pool.submit(everyone.wait, 20) for _ in range(2)]
+            submitted.set()
+            assert sorted(future.result(20) for future in futures) == [0, 1, 2]
+
     def test_all_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is memory for none: the tasks fail, and nobody waits for a worker for ever."""
 
