@@ -40,9 +40,12 @@ class Cluster:
 
     def __init__(self, folder: str) -> None:
         import ray
+        from ray._common.utils import get_ray_address_file
         from ray.cluster_utils import Cluster as Nodes
 
         self._folder = folder
+        # Wherever its nodes keep files, Ray notes the address in its usual folder, which it does not make.
+        Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
         self._nodes = Nodes(True, head_node_args={"num_cpus": PLACES, "temp_dir": folder, **NODE})
         self.address: str = self._nodes.address
         ray.init(self.address, logging_level="error", log_to_driver=False)

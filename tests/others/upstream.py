@@ -112,7 +112,7 @@ def asleep(thread: threading.Thread) -> FrameType | None:
     places = {"threading.py", *map(os.path.basename, SLEEPS_IN)}
     if frame is None or os.path.basename(frame.f_code.co_filename) not in places:
         return None
-    return frame if frame.f_code.co_name in {"wait", "park", "join", "_wait_for_tstate_lock"} else None
+    return frame if frame.f_code.co_name in {"wait", "park", "join", "join_started", "_wait_for_tstate_lock"} else None
 
 
 def main_sleeps(function: str) -> bool:

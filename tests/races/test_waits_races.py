@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from inside import hook, inside
-from threads import PATIENCE, beside, until, where
+from threads import PATIENCE, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
 
@@ -165,30 +165,23 @@ def test_worker_leaves_before_the_other_one_waits(monkeypatch: pytest.MonkeyPatc
     assert outer == inner
 
 
-def test_worker_counted_for_a_moment() -> None:
-    """A submit finds room for a worker, and then there is none: who looked meanwhile, and counted it, looks again."""
+def test_worker_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker waits, as another one that was started can take its task; that one's thread ends: the first takes it."""
+    begin = getattr(*hook("PoolThread.begin"))
+
+    def others_die(worker: Any, **how: bool) -> None:
+        if inside(worker).index == 0:
+            begin(worker, **how)
+            return
+        until(lambda: inside(pool).waiting or any(task.running() or task.done() for task in inner))
+        raise MemoryError
+
+    def outer() -> tuple[str, str]:
+        inner.append(pool.submit(where))
+        return where(), inner[0].result(PATIENCE)
+
+    inner: list[Any] = []
+    monkeypatch.setattr(*hook("PoolThread.begin"), others_die)
     with StatefulThreadPoolExecutor(2) as pool:
-        there, go_on, waits = threading.Event(), threading.Event(), threading.Event()
-
-        class Live(dict[Any, None]):
-            def __setitem__(self, worker: Any, nothing: None) -> None:
-                pool.resize(1)
-                super().__setitem__(worker, nothing)
-                there.set()
-                assert go_on.wait(PATIENCE)
-
-        def outer() -> tuple[str, str]:
-            waits.wait(PATIENCE)
-            return where(), pool.submit(where).result(PATIENCE)
-
-        future = pool.submit(outer)
-        until(lambda: pool.stats().running)
-        inside(pool).workers = Live(inside(pool).workers)
-        with beside(pool.submit, int):
-            assert there.wait(PATIENCE)
-            waits.set()
-            until(lambda: inside(pool).waiting)
-            go_on.set()
-            first, second = future.result(PATIENCE)
-            inside(pool).workers = dict(inside(pool).workers)
+        first, second = pool.submit(outer).result(PATIENCE)
     assert first == second

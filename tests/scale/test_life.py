@@ -210,8 +210,9 @@ def test_exit_without_shutdown(start: Start, notes: Notes) -> None:
     process = start("""
         if __name__ == "__main__":
             pool = open_pool()
-            for number in range(3):
-                pool.submit(notes.add, number)
+            first, *_ = [pool.submit(notes.add, number) for number in range(3)]
+            if (3, 12) <= sys.version_info < (3, 12, 2):  # these fork no process once the exit has begun
+                first.result()
     """)
     assert finish(process) == (0, [], "")
     assert [line.split()[0] for line in notes.lines()] == ["made", "0", "1", "2", "closed"]
