@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ._numbers import timeout_in_seconds, whole_number
 from ._typing import TYPE_CHECKING, Any, TypeAlias
 
-TaskDecorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"
+TaskDecorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 if TYPE_CHECKING:
     from typing import TypedDict

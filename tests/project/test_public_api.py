@@ -1,5 +1,6 @@
 """What users import: names, docs, modules, signatures."""
 
+import asyncio
 import importlib.metadata
 import inspect
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from inside import SET_LATER, Task, inside, new_task
@@ -28,6 +29,15 @@ def test_all_is_sorted() -> None:
     """In the order in which a person looks for a name."""
     assert sorted(PUBLIC) == PUBLIC
     assert len(set(PUBLIC)) == len(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_type_hints(name: str) -> None:
+    """Tools that look types up at runtime find them; `asyncio` is imported by those who use it."""
+    cls = getattr(stateful_executor, name)
+    for method, function in inspect.getmembers(cls, inspect.isfunction):
+        if function.__module__.startswith("stateful_executor") and (method == "__init__" or method[0] != "_"):
+            assert "return" in get_type_hints(function, localns={"asyncio": asyncio})
 
 
 def test_all_is_complete() -> None:
