@@ -13,46 +13,60 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
 
     In its thread. May be done again. Whoever submits relies on it, see `Workers`.
     """
-    workers = registry.workers
-    workers.look_again()
-    if PACED and workers.breakage is None and not registry.forked:
-        with suppress(Exception):  # no thread to be had, or no memory for one: this one is there
+    registry.workers.look_again()
+    if PACED:
+        with suppress(MemoryError):  # for another one: this one is there, as it is when there is no thread to be had
             _see_to_tasks(registry)
-    workers.has_come(worker)
+    registry.workers.has_come(worker)
 
 
-def _see_to_tasks(registry: Registry) -> None:
+def _see_to_tasks(registry: Registry) -> Exception | None:
     """Have a worker for each task that waits: one that is on its way, an idle one, or one more, which goes on with it.
 
     An idle one is woken though it may be about to find a task by itself: that is one task, and there may be more.
+    Returns why there is none at all.
     """
+    workers, run_queue = registry.workers, registry.run_queue
+    if workers.breakage is not None or registry.forked or not run_queue.has_entries():  # locks both segments
+        return None
     # Tasks are counted before those on their way: whoever takes one leaves `arriving` first, and is missed then.
-    arriving = registry.workers.arriving
-    if registry.run_queue.entries() <= len(arriving):
-        return
+    entries = run_queue.entries()
+    workers.arriving.update(())  # locks it
+    if entries <= len(workers.arriving):
+        return None
     tasks = registry.backlog()  # looks at each task when there are tombstones among the entries
-    missing = tasks - len(arriving)
+    workers.arriving.update(())  # locks it
+    missing = tasks - len(workers.arriving)
     while missing > 0:
         if not registry.idle.wake_one():
-            registry.workers.grow(late=True)
-            return
+            return workers.grow(late=True)
         missing -= 1
+    return None
 
 
 def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) -> None:
     """The thread of `worker` has ended, or was never started, before that was a worker; because of `error`.
 
-    Others may rely on it: they are told, and another worker is started for the tasks.
+    Others may rely on it: they are told, and another worker is started for the tasks. Whatever a callback raises.
     """
     relied = [] if error is None else registry.run_queue.pending()  # later ones start a worker themselves
     if not registry.workers.never_came(worker):
         return
-    worker.drop_broadcasts()
-    registry.workers.has_come(worker)
-    registry.workers.has_ended(worker)
-    if error is not None:
-        registry.no_worker(error, relied)
-    registry.waits.look(can_start=error is None)
+    try:
+        registry.workers.has_come(worker)
+        worker.drop_broadcasts()
+        if error is not None:
+            registry.no_worker(error, relied)
+    finally:
+        try:
+            _replace(registry, can_start=error is None)
+        finally:
+            registry.workers.has_ended(worker)  # last: who joins is to find the next one
+
+
+def _replace(registry: Registry, *, can_start: bool) -> None:
+    registry.waits.look(can_start=can_start)
     registry.notify_if_work_pending()
-    with suppress(Exception):  # as in `start_next`
-        _see_to_tasks(registry)
+    error = _see_to_tasks(registry)
+    if error is not None:
+        registry.no_worker(error)

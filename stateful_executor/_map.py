@@ -143,14 +143,15 @@ class AsTheyFinish(dict[Future[Any], "Chunk | None"]):
             del task  # no cycle from the error of a task run here, by its traceback, to this frame
 
     def _help(self, deadline: Deadline) -> bool:
-        helper = self._helper()
         left = deadline.left()
-        if helper is None or (left is not None and left <= 0):
+        if self._helper() is None or (left is not None and left <= 0):
             return False
         if self._unbegun is None:
             self._unbegun = deque(self)
         self._forget_begun(self._unbegun)
-        if not self._unbegun:
+        # They may be of several pools, where a user's own `submit` chooses one.
+        helper = current_helper(self._unbegun[0]._home) if self._unbegun else None
+        if helper is None:
             return False
         helper.help(self._unbegun.popleft())
         return True

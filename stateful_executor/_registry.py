@@ -281,7 +281,7 @@ class Registry:
             lost.__cause__ = error
             self.fail_unbegun(task, lost)
 
-        if self.workers.is_empty():
+        if not self.workers.serving():
             for_each(self.run_queue.pending() if tasks is None else tasks, fail)
 
     def fail_unbegun(self, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:

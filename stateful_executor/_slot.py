@@ -200,7 +200,8 @@ class Slot:
 
     def _look_at_error(self, policy: StatePolicy[Any], state: State, error: BaseException) -> None:
         try:
-            state.discarded = policy.discards(error)
+            if policy.discards(error):
+                state.discarded = True
         except BaseException:
             tell(logger.warning, "discard_on of the states made by %s raised: one is replaced", self.binding.name)
             state.discarded = True

@@ -43,7 +43,8 @@ def is_needed(worker: PoolWorker, registry: Registry) -> bool:
     """Whether `worker` is still to have its own state, for which it has waited, and may wait for ever."""
     if worker.fn is not None:  # in a task
         return True
-    if registry.workers.too_many:
+    # `too_many` may be true still when those too many have left.
+    if registry.workers.too_many and registry.workers.dismiss(worker):
         return False
     return registry.close_reason is None or bool(registry.run_queue.pending())
 

@@ -81,9 +81,10 @@ class State:
 
     def is_good(self) -> bool:
         """Whether it is neither stale nor older than the policy's `max_age`, or up to 5 % less."""
-        if self.discarded or self._generation is not self._binding.generation:
+        if self._too_old is not None and monotonic() >= self._too_old:
             return False
-        return self._too_old is None or monotonic() < self._too_old
+        # Last, as a collection in that call may run a finalizer, which waits for a task that has this state discarded.
+        return not self.discarded and self._generation is self._binding.generation
 
     def tear_down(self, counts: Counts) -> None:
         """In the thread that made it, once. What the teardown raises is logged, and kept for the binding's scope.

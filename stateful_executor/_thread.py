@@ -67,8 +67,8 @@ class PoolThread:
     def join_started(self, timeout: float | None) -> None:
         """Wait until the thread is gone, or `timeout` seconds have passed; or return at once."""
         thread: Any = self.thread
-        if sys.version_info >= (3, 13) and self.limbo is vars(threading)["_limbo"]:
-            thread._handle.join(timeout if timeout is None else max(timeout, 0))
+        if sys.version_info >= (3, 13) and self.limbo is vars(threading).get("_limbo"):
+            thread._handle.join(timeout if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
 
     def join_thread(self) -> None:
         """After `ended`: the thread has a few instructions left, and thread-locals to drop, with destructors.
@@ -97,6 +97,10 @@ class PoolThread:
         else:  # noqa: RET505  # mypy knows such a branch
             lock = self.thread._tstate_lock  # type: ignore[attr-defined]
             return lock is None or not lock.locked()
+
+    def is_here(self) -> bool:
+        """Whether this is the calling thread, outside of what the worker does: before that, or in destructors after."""
+        return self.thread.ident == _thread.get_ident() and not self.is_gone()
 
     def begin(self, *, by_threading: bool) -> None:
         """In the new thread, or in the one in between."""
@@ -170,7 +174,7 @@ class _Beginning:
         if worker is not None and worker.index >= 0 and worker.start_claim:
             try:
                 _thread.start_new_thread(in_new_thread, (worker.never_came, None))
-            except RuntimeError:  # there is no thread to be had
+            except Exception:  # there is no thread to be had, or no memory for one
                 worker.never_came(None)
 
 

@@ -67,6 +67,7 @@ class Worker(Runner):
         if self.registry.forked:
             return True
         self._be_awake()
+        self.registry.workers.has_come(self)  # it may have been cut off in there
         if self.registry.close_reason is not None:
             self.registry.idle.wake_next()  # as in `Mailbox._sleep_idle`, in which this worker may have been
         self.states.tear_down_all()

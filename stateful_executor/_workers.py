@@ -150,8 +150,12 @@ class Workers:
             return None  # a thread that starts now never comes to anything, and Python 3.11 does not say so
         worker = self.new_worker()
         error = locked(self.lock, partial(self._start, worker, worker.starts(), late))
+        if error is None:
+            return None
+        self._wake_watchers()  # one that was not there after all has left
         # When no more threads are to be had, or no memory for one, those that are there will do.
-        return None if error is None or self._has_live_workers() else error
+        live = any(not worker.ended for worker in list(self.live) if worker not in self.gone)
+        return None if live else error
 
     def _start(self, worker: PoolWorker, starts: Iterator[object], late: bool) -> Exception | None:
         """With `lock` held, so that nobody else sees a worker that does not start. Returns why it does not."""
@@ -159,7 +163,7 @@ class Workers:
             self._number()
         # No call from here to the start, so that no signal's handler and no collection comes in between: both could
         # lead here again, or wait for the worker that this is about to start.
-        if self.room <= 0 or (self._pool.close_reason is not None and not late):
+        if self.room <= 0 or self._pool.forked or (self._pool.close_reason is not None and not late):
             self.can_grow = False
             return None
         worker.index = self.free_indices[-1]
@@ -215,15 +219,12 @@ class Workers:
             self.room += 1
             self.free_indices += (worker.index,)
             worker.ended = True
-            del self.live[worker], self.unended[worker], self.coming[worker], self.arriving[worker]
+            del self.live[worker], self.coming[worker], self.arriving[worker]
             worker.limbo.pop(worker.thread, None)
             self._look_for_room()
             return True
 
         return locked(self.lock, take_out)
-
-    def _has_live_workers(self) -> bool:
-        return any(not worker.ended for worker in list(self.live) if worker not in self.gone)
 
     def _closed(self) -> bool:
         return self._pool.close_reason is not None
@@ -235,10 +236,6 @@ class Workers:
     def has_room(self) -> bool:
         """Whether one may be started."""
         return self.room > 0 and not self._closed()
-
-    def is_empty(self) -> bool:
-        """Whether there is no worker."""
-        return locked(self.lock, lambda: not self.live)
 
     # Told by workers
 
@@ -344,7 +341,9 @@ class Workers:
             return True  # none that is left will; and one that was stopped for good may have had the lock
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
-        last = locked(self.lock, lambda: list(self.unended))
+        last, others = locked(self.lock, lambda: (list(self.unended), [*self.live, *self.retired]))
+        if not self._pool.forked and any(worker.is_here() for worker in (*last, *others)):
+            raise RuntimeError("a destructor in a worker's own thread can't wait for that: use shutdown(wait=False)")
         if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
             last[0].join_started(deadline.left())
         if self.unended and not self._watch(self.unended, deadline):

@@ -12,8 +12,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial, wraps
+from copy import copy
+from functools import partial
 from time import monotonic, perf_counter_ns
 from types import FunctionType
 from typing import Any, Protocol, cast
@@ -58,6 +58,8 @@ class TimedTask:
         self.submitted: int = perf_counter_ns()
 
     def __call__(self, *args: Any) -> Any:
+        if self._logs.stopped:
+            return self._fn(*args)
         log = self._logs.by_thread.get(_thread.get_ident()) or self._logs.here()
         outer = self.outer = log.running
         self.started: int = perf_counter_ns()
@@ -160,7 +162,6 @@ def _timed(kind: str, name: str, call: Callable[[Any], Any] | None) -> Callable[
     if call is None:
         return None
 
-    @wraps(call)
     def timed(value: Any) -> Any:
         began, failed = perf_counter_ns(), True
         try:
@@ -170,6 +171,7 @@ def _timed(kind: str, name: str, call: Callable[[Any], Any] | None) -> Callable[
         finally:
             _note(kind, name, began, failed)
 
+    timed.__qualname__ = name_of(call)  # errors go on naming it
     return timed
 
 
@@ -177,7 +179,10 @@ def _timed_policy(binding: Binding) -> StatePolicy[Any] | None:
     policy, name = binding.policy, binding.name
     if policy is None:
         return None
-    return replace(policy, check=_timed("check", name, policy.check), reset=_timed("reset", name, policy.reset))
+    timed = copy(policy)  # which calls no constructor of a subclass
+    object.__setattr__(timed, "check", _timed("check", name, policy.check))
+    object.__setattr__(timed, "reset", _timed("reset", name, policy.reset))
+    return timed
 
 
 def _watch(states: States) -> None:
@@ -268,6 +273,8 @@ class Attachment:
         registry = pool._registry
         self.registry = registry
         self._pool = weakref.ref(pool)
+        self._logs = logs
+        self._scope_before: object = vars(pool).get("scope")
         self._made_before = registry.workers.new_worker
         self._decorated_before = registry.decorate
         if registry in _recorded:
@@ -292,11 +299,16 @@ class Attachment:
     def detach(self) -> None:
         """Leave the pool as it was. May be done again."""
         registry = self.registry
+        if _recorded.get(registry, self._logs) is not self._logs:
+            return  # it was done, and another recording is going on
+        self._logs.stopped = True
         registry.decorate = self._decorated_before
         registry.workers.new_worker = self._made_before
         for part, name in (registry.permits, "left_line"), (self._pool(), "scope"):
             with suppress(AttributeError):
                 delattr(part, name)  # of the instance
+        if self._scope_before is not None and (pool := self._pool()) is not None:
+            pool.scope = self._scope_before  # type: ignore[method-assign, assignment]
         _recorded.pop(registry, None)
         for worker in list(registry.workers.live):
             _states_of(worker).ask(Switch(None))

@@ -64,15 +64,18 @@ class Logs:
         those of workers that have left, too. Guarded by the list's own lock.
     `submitters`
         of whatever threads submit, several of which may write: what they do here is seldom.
+    `stopped`
+        once set it stays set: a task that begins after that is not recorded.
     """
 
-    __slots__ = ("_limit", "all", "by_thread", "submitters")
+    __slots__ = ("_limit", "all", "by_thread", "stopped", "submitters")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.by_thread: dict[int, Log] = {}
         self.all: list[Log] = []
         self.submitters = Log("", limit)
+        self.stopped: bool = False
 
     def here(self) -> Log:
         """That of the worker that calls this."""

@@ -75,7 +75,7 @@ class Recording:
         self._attachment: Attachment = Attachment(pool, self._logs)
 
     def stop(self) -> None:
-        """Record no more; what was recorded stays. Does nothing when called again."""
+        """Record no more, but for the end of tasks that run; what was recorded stays. May be called again."""
         self._attachment.detach()
         if self._ended is None:
             self._ended = perf_counter_ns()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 from inside import hook, inside
-from threads import settle, until
+from threads import settle, until, where
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor
 
@@ -787,3 +787,40 @@ class TestCancelledByOthers:
 
         with pytest.raises(CancelledError):
             single.pool.submit(outer).result()
+
+
+def test_of_several_pools_in_a_worker() -> None:
+    """A user's `submit` chooses the pool: a worker of one runs in place what is its own, and nothing of the other."""
+    begun, gate = threading.Event(), threading.Event()
+
+    class Chosen(StatefulThreadPoolExecutor[Any]):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return (one if args == (0,) else other).submit(fn, *args, **kwargs)
+
+    def task(number: int) -> str:
+        if number == 0:
+            begun.set()
+            assert gate.wait(20)
+        return where()
+
+    def outer() -> set[str]:
+        results = chosen.map_unordered(task, range(4))
+        assert begun.wait(20)
+        waits.set()
+        return set(results)
+
+    waits = threading.Event()
+    with (
+        StatefulThreadPoolExecutor(2, "one", max_backlog=9) as one,
+        StatefulThreadPoolExecutor(1, "other", max_backlog=9) as other,
+        Chosen(1) as chosen,
+    ):
+        busy = other.submit(waits.wait, 20)
+        until(busy.running)
+        outcome = one.submit(outer)
+        until(lambda: other.stats().completed == 4)
+        gate.set()
+        assert outcome.result(20) == {"one_1", "other_0"}
+        for pool in one, other:
+            assert len(inside(pool).free_permits) == 9
+            assert pool.stats().backlog == 0

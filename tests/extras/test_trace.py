@@ -17,7 +17,7 @@ from child import run_well
 from inside import inside
 from threads import beside, run_in_thread, until
 
-from stateful_executor import Scope, StatefulThreadPoolExecutor, StatePolicy, trace
+from stateful_executor import InitializerError, Scope, StatefulThreadPoolExecutor, StatePolicy, trace
 from stateful_executor.trace import Recording, Span
 
 Pool = StatefulThreadPoolExecutor[Any]
@@ -414,3 +414,52 @@ def test_what_to_install(library: str, call: str, extra: str) -> None:
                 print(error)
     """
     assert f"pip install 'stateful-executor[{extra}]'" in run_well(script)[0]
+
+
+def test_stop_again() -> None:
+    """That of a recording which has ended does not end the next one."""
+    with StatefulThreadPoolExecutor(1) as pool:
+        first = trace.record(pool)
+        first.stop()
+        with trace.record(pool) as second:
+            first.stop()
+            pool.submit(nothing).result()
+        assert [span.name for span in tasks(second)] == ["nothing"]
+        assert not first.spans()
+
+
+def test_what_begins_after_the_stop() -> None:
+    """A task in the backlog is not recorded any more, one that runs is to its end."""
+    go_on = threading.Event()
+    with StatefulThreadPoolExecutor(1) as pool:
+        with trace.record(pool) as recording:
+            pool.submit(go_on.wait)
+            until(lambda: tasks(recording))
+            last = pool.submit(nothing)
+        go_on.set()
+        last.result()
+        assert [span.name for span in tasks(recording)] == ["Event.wait"]
+
+
+def test_policy_with_a_constructor_of_its_own() -> None:
+    """Is copied, not made anew; errors go on naming what it calls."""
+
+    class Own(StatePolicy[Any]):
+        def __init__(self) -> None:
+            super().__init__(check=functools.partial(isinstance, 1))
+
+    with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
+        view = pool.with_state(lambda: str, policy=Own())
+        with pytest.raises(InitializerError, match="isinstance returned False"):
+            view.submit(nothing).result(20)
+    assert len(of_kind(recording, "check")) == 2
+
+
+def test_scope_of_the_user() -> None:
+    """What stood on the pool before stands there after."""
+    pool = StatefulThreadPoolExecutor(1)
+    own: Any = functools.partial(StatefulThreadPoolExecutor.scope, pool)
+    pool.scope = own  # type: ignore[method-assign]
+    with trace.record(pool):
+        pass
+    assert vars(pool)["scope"] is own

@@ -47,6 +47,7 @@ from stateful_executor._server import setup_of
 from stateful_executor._slot import Slot
 from stateful_executor._snapshot import snapshot
 from stateful_executor._stack import descend, headroom
+from stateful_executor._startup import is_needed
 from stateful_executor._states import Request, TearDown
 from stateful_executor._stats import CARRIED, Tally
 from stateful_executor._stdlib_waiters import StdlibWaiterAdapter
@@ -83,6 +84,7 @@ __all__ = [
     "hook",
     "inside",
     "is_exiting",
+    "is_needed",
     "is_parked",
     "new_task",
     "parts",

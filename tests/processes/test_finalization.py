@@ -551,7 +551,7 @@ def test_a_deadline_passes_while_the_interpreter_exits() -> None:
         def thread():
             try:
                 with pool.scope(timeout=0.1) as scope:
-                    scope.submit(lambda: (until_main_sleeps(), until(lambda: scope.cancelled)))
+                    scope.submit(lambda: (until_main_sleeps(), until(lambda: queued and queued[0].cancelled())))
                     queued.append(scope.submit(say, "never"))
                     inside.set()
             except TimeoutError:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from inside import HAS_GIL, Worker, hook, inside
+from inside import HAS_GIL, Worker, hook, inside, is_needed
 from stages import OnFirstEntry, Stage
 from threads import run_in_thread, until, where
 
@@ -297,6 +297,17 @@ class TestAgainstStarts:
         pool.resize(2)
         assert isinstance(future.exception(20), RuntimeError)
         pool.shutdown(timeout=20)
+
+
+def test_one_that_waits_for_its_state_when_those_too_many_have_left() -> None:
+    """Nobody has looked since: it is needed all the same, and not sent away."""
+    pool = full(2)
+    pool.resize(1)
+    until(lambda: len(inside(pool).workers) == 1)
+    assert inside(pool).too_many
+    [worker] = inside(pool).workers
+    assert is_needed(worker, pool._registry)
+    pool.shutdown(timeout=20)
 
 
 class TestAgainstOthers:
