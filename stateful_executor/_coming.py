@@ -15,8 +15,11 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
     """
     registry.workers.look_again()
     if PACED:
-        with suppress(MemoryError):  # for another one: this one is there, as it is when there is no thread to be had
+        try:
             _see_to_tasks(registry)
+        except Exception:  # no memory for another one, and this one is there; or thrown into this thread, once
+            with suppress(Exception):
+                _see_to_tasks(registry)
     registry.workers.has_come(worker)
 
 
@@ -67,6 +70,9 @@ def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) 
 def _replace(registry: Registry, *, can_start: bool) -> None:
     registry.waits.look(can_start=can_start)
     registry.notify_if_work_pending()
-    error = _see_to_tasks(registry)
+    try:
+        error = _see_to_tasks(registry)
+    except Exception as exc:  # as in `start_next`
+        error = exc
     if error is not None:
         registry.no_worker(error)
