@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures.thread import BrokenThreadPool
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -807,3 +808,27 @@ def test_raising_teardowns_do_not_end_a_worker(
         assert len(pool._threads) == 1
     assert states.all_gone()
     assert len(caplog.records) == 2
+
+
+def test_shutdown_with_a_timeout_longer_than_any() -> None:
+    pool = StatefulThreadPoolExecutor(1)
+    assert pool.submit(int).result() == 0
+    pool.shutdown(timeout=1e10)
+
+
+def test_shutdown_by_a_destructor_as_a_worker_ends() -> None:
+    """What a task leaves in its thread's context dies with that, after the worker's last step: it can't wait for it."""
+
+    class Last:
+        def __del__(self) -> None:
+            try:
+                pool.shutdown()
+            except RuntimeError as error:
+                errors.append(error)
+
+    errors: list[RuntimeError] = []
+    variable: ContextVar[Last] = ContextVar("variable")
+    pool = StatefulThreadPoolExecutor(1)
+    assert pool.submit(lambda: bool(variable.set(Last()))).result()
+    pool.shutdown()
+    until(lambda: errors)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
-from starts import before_start
+from starts import before_start, fail_to_start
 from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
@@ -291,6 +291,49 @@ class TestStarts:
             futures += [pool.submit(everyone.wait, 20) for _ in range(2)]
             submitted.set()
             assert sorted(future.result(20) for future in futures) == [0, 1, 2]
+
+    def test_shutdown_waits_for_the_one_that_takes_its_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A thread ends at birth while a shutdown waits for it: that waits for the next one, too."""
+        begin, took_out = getattr(*hook("PoolThread.begin")), getattr(*hook("Workers.never_came"))
+        fails, futures, ended = [None], list[Any](), list[bool]()
+
+        def end_once(worker: Worker, **how: bool) -> None:
+            if fails:
+                fails.pop()
+            else:
+                begin(worker, **how)
+
+        def meanwhile(workers: Any, worker: Worker) -> Any:
+            result = took_out(workers, worker)
+            closer.start()
+            until(lambda: inside(pool).watchers or not closer.is_alive())
+            return result
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), end_once)
+        monkeypatch.setattr(*hook("Workers.never_came"), meanwhile)
+        pool = StatefulThreadPoolExecutor(1)
+        closer = threading.Thread(target=lambda: (pool.shutdown(), ended.append(futures[0].done())))
+        futures.append(pool.submit(int))
+        until(lambda: ended)
+        closer.join()
+        assert ended == [True]
+        assert futures[0].result() == 0
+
+    def test_closed_and_no_other_can_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A thread ends at birth, in a pool that is shut down: the task fails, as no other thread can be had."""
+        took_out = getattr(*hook("Workers.never_came"))
+
+        def meanwhile(workers: Any, worker: Worker) -> Any:
+            pool.shutdown(wait=False)
+            fail_to_start(monkeypatch)
+            return took_out(workers, worker)
+
+        monkeypatch.setattr(*hook("PoolThread.begin"), lambda worker, **how: None)
+        monkeypatch.setattr(*hook("Workers.never_came"), meanwhile)
+        pool = StatefulThreadPoolExecutor(1)
+        with pytest.raises(RuntimeError, match="has no worker for this task"):
+            pool.submit(int).result(20)
+        pool.shutdown()
 
     def test_all_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is memory for none: the tasks fail, and nobody waits for a worker for ever."""
