@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import dis
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ import time
 from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
 from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from types import CodeType, FrameType
 from typing import Any, Self
 
@@ -31,6 +33,12 @@ STDLIB = os.path.dirname(threading.__file__)
 # A trace function in C, which does not look at signals itself: appends the frame to the list that it is bound to.
 APPEND = ctypes.PYFUNCTYPE(None, *[ctypes.py_object] * 4)(("PyList_Append", ctypes.pythonapi))
 SLEPT = 0.002  # seconds after which a thread that has not seen its signal is taken for asleep
+
+# What the library imports when it is first used. A Ctrl-C in the midst of an import, anybody's, can leave the lock of all
+# imports held: no other thread of this process could import any more.
+for _module in pkgutil.iter_modules([PACKAGE], "stateful_executor."):
+    if "._" in _module.name:
+        import_module(_module.name)
 
 _met: set[CodeType] = set()
 
