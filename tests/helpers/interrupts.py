@@ -34,7 +34,7 @@ STDLIB = os.path.dirname(threading.__file__)
 APPEND = ctypes.PYFUNCTYPE(None, *[ctypes.py_object] * 4)(("PyList_Append", ctypes.pythonapi))
 SLEPT = 0.002  # seconds after which a thread that has not seen its signal is taken for asleep
 
-# What the library imports when it is first used. A Ctrl-C in the midst of an import, anybody's, can leave the lock of all
+# What the library imports when it is first used. Ctrl-C in the midst of an import, anybody's, can leave the lock of all
 # imports held: no other thread of this process could import any more.
 for _module in pkgutil.iter_modules([PACKAGE], "stateful_executor."):
     if "._" in _module.name:
