@@ -66,9 +66,10 @@ def test_the_wait_in_the_backlog() -> None:
     with StatefulThreadPoolExecutor(1) as pool, trace.record(pool) as recording:
         pool.submit(go_on.wait)
         until(lambda: tasks(recording))  # it has begun
-        pool.submit(nothing)
+        last = pool.submit(nothing)
         assert [(span.kind, span.open) for span in recording.spans()] == [("task", True), ("queued", False)]
         go_on.set()
+        last.result()  # else the recording may end before it begins
     first, second = tasks(recording)
     assert second.submitted < first.end <= second.begin
     assert (first.name, second.name) == ("Event.wait", "nothing")
