@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from ._palette import BACKLOG, BLOCKED, FAILED, IDLE, KINDS, OF_KIND, OF_LIMIT, SCOPE, colour_of, colours_of, height_of
@@ -97,8 +98,10 @@ def page(timeline: Timeline) -> str:
         plots.append(_counts("blocked", blocked, end, BLOCKED, options))
     load = loads(timeline, PARTS)
     plots.append(_limits(load, options))
-    lines = "<br>".join(_escaped(line) for line in verdict(timeline, load))
-    head = Div(text=f"<b>{_escaped(timeline.title)}</b>: {lines}{_legend(timeline)}", sizing_mode="stretch_width")
+    lines = "<br>".join(escape(line, quote=False) for line in verdict(timeline, load))
+    head = Div(
+        text=f"<b>{escape(timeline.title, quote=False)}</b>: {lines}{_legend(timeline)}", sizing_mode="stretch_width"
+    )
     title = f"{timeline.title}: what each worker did"
     text: str = file_html(column(head, *plots, sizing_mode="stretch_width"), INLINE, title)
     return text
@@ -129,7 +132,6 @@ def _bars(plot: Figure, timeline: Timeline, resolution: float) -> Any:
     ]
     found.sort(key=lambda one: one[2].begin)
     blocks = [block for _, _, block in found]
-    names = {name: short(name) for block in blocks for name in (block.name,)}
     heights = np.array([0.12 if block.kind == "discard" else height_of(block.depth) for block in blocks], "f4")
     data = {
         "y": np.array([number for number, _, _ in found], "f4"),
@@ -138,7 +140,7 @@ def _bars(plot: Figure, timeline: Timeline, resolution: float) -> Any:
         "right": np.array([block.end for block in blocks]) * 1e3,
         "colour": [FAILED if block.failed and block.spans == 1 else colour_of(block, of_names) for block in blocks],
         "name": [
-            names[block.name] if block.kind == "task" else f"{block.kind} {names[block.name]}" for block in blocks
+            short(block.name) if block.kind == "task" else f"{block.kind} {short(block.name)}" for block in blocks
         ],
         "note": [_note(block) for block in blocks],
         "took": [duration(block.busy) for block in blocks],
@@ -178,11 +180,12 @@ def _counts(label: str, steps: Steps, end: float, colour: str, options: dict[str
 
 def _limits(load: list[Load], options: dict[str, Any]) -> Figure:
     plot = figure(height=85, y_range=Range1d(start=0, end=1), **options)
+    found = limits(load)
     data = {
         "left": [part.begin * 1e3 for part in load],
         "right": [part.end * 1e3 for part in load],
-        "colour": [OF_LIMIT[limit] for limit in limits(load)],
-        "limit": [LIMITS.get(limit, "no worker") for limit in limits(load)],
+        "colour": [OF_LIMIT[limit] for limit in found],
+        "limit": [LIMITS.get(limit, "no worker") for limit in found],
     }
     drawn = plot.hbar(y=0.5, left="left", right="right", height=1, color="colour", source=ColumnDataSource(data))
     plot.add_tools(HoverTool(renderers=[drawn], tooltips="@limit", point_policy="follow_mouse"))
@@ -200,11 +203,7 @@ def _legend(timeline: Timeline) -> str:
     shown += [("worker idle", IDLE)]
     boxes = "".join(
         f'<span style="background: {colour}; display: inline-block; width: 1em; height: 0.8em; margin: 0 0.3em 0 1em">'
-        f"</span>{_escaped(name)}"
+        f"</span>{escape(name, quote=False)}"
         for name, colour in shown
     )
     return f'<div style="margin-top: 0.4em">{boxes}</div>'
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
