@@ -104,7 +104,7 @@ class Worker(Runner):
 
     def _has_lost_state(self) -> bool:
         """Whether the own state is lost: another one is made before this worker takes a task, which may take long."""
-        if not (self._may_lose_state and self._startup.has_lost_state()):
+        if not self._startup.has_lost_state():
             return False
         self._be_busy()
         self._pass_on()
@@ -116,7 +116,7 @@ class Worker(Runner):
         breakage = self.registry.workers.breakage
         while self.broadcasts:
             if breakage is None:
-                if self._has_lost_state():
+                if self._may_lose_state and self._has_lost_state():
                     return
                 self._be_busy()
                 self.run(queue=self.broadcasts)

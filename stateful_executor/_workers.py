@@ -154,8 +154,7 @@ class Workers:
             return None
         self._wake_watchers()  # one that was not there after all has left
         # When no more threads are to be had, or no memory for one, those that are there will do.
-        live = any(not worker.ended for worker in list(self.live) if worker not in self.gone)
-        return None if live else error
+        return None if self.serving() else error
 
     def _start(self, worker: PoolWorker, starts: Iterator[object], late: bool) -> Exception | None:
         """With `lock` held, so that nobody else sees a worker that does not start. Returns why it does not."""
