@@ -242,6 +242,20 @@ def map_tasks(
     return _results(parts, more, deadline) if chunksize == 1 else _Chained.of(_chunks(parts, more, deadline))
 
 
+def map_unordered(
+    of: Any,
+    fn: Callable[..., T],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """The results of the tasks of `of`, a pool, a scope or a view, as they finish; a `submit` of the user's is used."""
+    parts = AsTheyFinish()
+    submit = parts.watching(of._put) if of.submit == of._own_submit else of.submit
+    return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
+
+
 def _submitted(
     submit: Callable[..., Future[Any]], fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int
 ) -> Iterator[_Part]:

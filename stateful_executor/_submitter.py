@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from ._future import Future
-from ._map import AsTheyFinish, InOrder, map_tasks
+from ._map import InOrder, map_tasks, map_unordered
 from ._naming import cannot_copy
 from ._policy import StatePolicy
 from ._task import Watcher
@@ -85,9 +85,7 @@ class Submitter(Generic[S]):
         it there instead of `concurrent.futures.as_completed`, which only waits. What belongs to the thread
         (thread-locals, a transaction of a session) is the waiting task's then.
         """
-        parts = AsTheyFinish()
-        submit = parts.watching(self._put) if self.submit == self._own_submit else self.submit
-        return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
+        return map_unordered(self, fn, iterables, timeout, chunksize, buffersize)
 
     @overload
     def with_state(self) -> StateView[S]: ...

@@ -8,7 +8,7 @@ from ._binding import Binding
 from ._current import current
 from ._future import Future, wrap_future
 from ._group import Group
-from ._map import AsTheyFinish, InOrder, map_tasks
+from ._map import InOrder, map_tasks, map_unordered
 from ._naming import cannot_copy, name_of
 from ._registry import Registry
 from ._slot import Slot
@@ -95,9 +95,7 @@ class StateView(Generic[S]):
         buffersize: int | None = None,
     ) -> Iterator[T]:
         """As the pool's `map_unordered`, with `fn(state, *items)`. A chunk is lent one state for all of its calls."""
-        parts = AsTheyFinish()
-        submit = parts.watching(self._put) if self.submit == self._own_submit else self.submit
-        return map_tasks(submit, fn, iterables, timeout, chunksize, buffersize, parts)
+        return map_unordered(self, fn, iterables, timeout, chunksize, buffersize)
 
     def broadcast(self, fn: Callable[Concatenate[S, P], T], /, *args: P.args, **kwargs: P.kwargs) -> list[Future[T]]:
         """Have each worker that holds such a state call `fn(state, *args, **kwargs)`, once; return the futures.
