@@ -273,7 +273,7 @@ class TestNobodyElse:
 
             def second() -> list[str]:
                 begun.wait(PATIENCE)
-                until(lambda: waiting(pool))
+                until(lambda: waiting(pool) and set(looks) - {where()})  # the first one has begun to wait, and looked
                 return pool.submit(inner).result(PATIENCE)
 
             one, two = pool.submit(first), pool.submit(second)

@@ -19,9 +19,10 @@ def crash(_: object) -> None:
     raise LookupError
 
 
-def waits(pool: StatefulThreadPoolExecutor[Any]) -> None:
+def waits(pool: StatefulThreadPoolExecutor[Any], ended: threading.Event) -> None:
     with pool.scope() as scope:
         scope.submit(load, None)
+    ended.set()
 
 
 def everything() -> Recording:
@@ -33,11 +34,11 @@ def everything() -> Recording:
     with trace.record(pool) as recording, pool:
         view = pool.with_state()
         view.submit(crash).exception()
-        go_on = threading.Event()
-        for _ in range(2):
-            pool.submit(go_on.wait, 20)
+        go_on, waited = threading.Event(), threading.Event()
+        pool.submit(go_on.wait, 20)
+        pool.submit(waited.wait, 20)  # so that nobody else takes what `waits` waits for
         until(lambda: pool.stats().running == 2)
-        pool.submit(waits, pool)
+        pool.submit(waits, pool, waited)
         pool.submit(load, "</script><b>")
         with beside(lambda: (until(lambda: pool.stats().blocked_submitters), go_on.set())):
             pool.submit(load, None)

@@ -414,7 +414,8 @@ def test_interrupt_at_every_point_of_the_exit(error: str, hangs: bool) -> None:
     """Wherever Ctrl-C lands while the interpreter closes and joins pools: all tasks end, all states are torn down.
 
     But those of a pool that hangs for longer than its `exit_timeout`, which is logged once. And what was raised there
-    is raised in the end.
+    is raised in the end, but for an `Exception` while a task's function is asked for its name (see `_naming`) or while
+    `logging` asks `multiprocessing/process.py` for the name of the process, which swallows it.
     """
     lines = run_well(f"""
         import logging
@@ -455,8 +456,9 @@ def test_interrupt_at_every_point_of_the_exit(error: str, hangs: bool) -> None:
                 logged.clear()
                 go_on.set()
                 hung.shutdown()
-            if raised != bool(point.where) and "_naming.py" not in "".join(point.where):
-                say(point.where, "raised", raised)  # but for who asks a task's function for its name, see there
+            swallowed = any(name in "".join(point.where) for name in ("_naming.py", "process.py"))
+            if raised != bool(point.where) and not swallowed:
+                say(point.where, "raised", raised)
             if "_finish_all RESUME" in "".join(point.where):
                 pass  # its entry, which is the interpreter's own affair
             elif over != 2 or len(torn_down) != 2 or not all(future.done() for future in futures):
