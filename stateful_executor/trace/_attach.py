@@ -58,19 +58,21 @@ class TimedTask:
         self.submitted: int = perf_counter_ns()
 
     def __call__(self, *args: Any) -> Any:
-        if self._logs.stopped:
+        logs = self._logs
+        if logs.stopped:
             return self._fn(*args)
-        log = self._logs.by_thread.get(_thread.get_ident()) or self._logs.here()
+        log = logs.by_thread.get(_thread.get_ident()) or logs.here()
         outer = self.outer = log.running
-        self.started: int = perf_counter_ns()
+        started: int = perf_counter_ns()
+        self.started = started
         log.running = self
         try:
             result = self._fn(*args)
         except BaseException:
-            log.events.extend(("task", self.__qualname__, self.submitted, self.started, perf_counter_ns(), True))
+            log.events.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), True))
             log.running = outer
             raise
-        log.events.extend(("task", self.__qualname__, self.submitted, self.started, perf_counter_ns(), False))
+        log.events.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), False))
         log.running = outer
         return result
 
@@ -79,7 +81,9 @@ def _decorator(logs: Logs, inner: TaskDecorator | None) -> TaskDecorator:
     """What `Registry.decorate` is meanwhile, around the one that was there before."""
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        named: Any = fn.func if isinstance(fn, partial) else fn  # most often what `submit` made, to bind keywords
+        named: Any = fn
+        if type(fn) is not FunctionType and isinstance(fn, partial):  # most often what `submit` made, to bind keywords
+            named = fn.func
         name = named.__qualname__ if type(named) is FunctionType else name_of(named)  # a call less for most
         return TimedTask(fn if inner is None else inner(fn), name, logs)
 
