@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from . import _interpreter
@@ -15,6 +16,7 @@ from ._policy import StatePolicy
 from ._registry import Registry, dropped, shut_down
 from ._scope import Scope
 from ._snapshot import snapshot
+from ._startup import Startup
 from ._stats import PoolStats
 from ._submitter import StateOptions, Submitter
 from ._task import NO_KEYWORDS, Watcher
@@ -219,6 +221,12 @@ def own_binding(
 
 def _opened(registry: Registry, own: Binding | None) -> Registry:
     """Tell `registry` how to make workers. Apart from the pool's class, so that nothing here refers to the pool."""
-    registry.workers.new_worker = lambda: Worker(registry, own)
+    registry.workers.new_worker = partial(_new_worker, weakref.ref(registry), Startup(own))
     _interpreter.register(registry)
     return registry
+
+
+def _new_worker(of: weakref.ref[Registry], startup: Startup) -> Worker:
+    registry = of()
+    assert registry is not None  # it is what has this made
+    return Worker(registry, startup)

@@ -226,8 +226,7 @@ class Registry:
             return True
         if permits.try_acquire(task):
             return True
-        if self.close_reason is not None:
-            raise self.close_reason()
+        self._check_open(None)
         return worker.caller_runs_depth >= MAX_CALLER_RUNS  # over the bound then: a recursion error helps nobody
 
     def _check_open(self, scope: Group | None) -> None:
@@ -396,5 +395,6 @@ def dropped(registry: Registry) -> Callable[[object], None]:
         except BaseException:  # Ctrl-C, which Python prints and then ignores here
             registry.close(shut_down)
             raise
+        registry.workers.dissolve()
 
     return drop

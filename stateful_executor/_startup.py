@@ -23,6 +23,7 @@ logger = logging.getLogger("concurrent.futures")
 class Starting(Protocol):
     """The worker, as far as its start needs it."""
 
+    registry: Registry
     states: States
     broadcasts: deque[Future[Any]]
 
@@ -50,19 +51,21 @@ def is_needed(worker: PoolWorker, registry: Registry) -> bool:
 
 
 class Startup:
-    """Makes a worker's own state before its first task. Strictly private.
+    """Makes the own state of each of a pool's workers, before its first task. Strictly private.
 
-    Its fields are written once, and used by the worker's thread only. It waits in `Mailbox._park` alone.
+    Its field is written once. All is called in the worker's thread, which waits in `Mailbox._park` alone.
     """
 
-    __slots__ = ("_binding", "_registry", "_worker")
+    __slots__ = ("_binding",)
 
-    def __init__(self, worker: Starting, registry: Registry, binding: Binding | None) -> None:
-        self._worker = worker
-        self._registry = registry
+    def __init__(self, binding: Binding | None) -> None:
         self._binding = binding
 
-    def run(self) -> bool:
+    def may_lose_state(self) -> bool:
+        """Whether an own state may be gone by itself."""
+        return self._binding is not None and self._binding.is_there is not None
+
+    def run(self, worker: Starting) -> bool:
         """Run the pool's initializer, before the first task. False when the pool is broken, or ends before it works.
 
         In a pool that has worked before, a failure is the next task's, and no more than that one's: for the one after
@@ -70,24 +73,26 @@ class Startup:
         """
         if self._binding is None:
             return True
-        error = self._make_own_state()
+        error = self._make_own_state(worker)
         if error is not None and isinstance(error.__cause__, NotNeeded):
-            self._worker.drop_broadcasts()  # which it would never come to
+            worker.drop_broadcasts()  # which it would never come to
             return False
-        breakage = self._registry.workers.initializer_ended(None if error is None else self._breakage(error))
+        registry = worker.registry
+        breakage = registry.workers.initializer_ended(None if error is None else _breakage(registry.name, error))
         if breakage is not None:
-            if error is not None:
-                self._break(error, breakage)
+            if error is not None:  # it failed before it ever succeeded: no task will ever run
+                tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
+                self.fail_all(registry, breakage)
             return False
         failures = [] if error is None else [error]
         error = None  # this frame may last for long
-        return not failures or self._run_again(failures)
+        return not failures or self._run_again(worker, failures)
 
-    def has_lost_state(self) -> bool:
+    def has_lost_state(self, worker: Starting) -> bool:
         """Between tasks: whether there is no own state, or the one there was is not there any more, and dropped."""
         assert self._binding is not None
         assert self._binding.is_there is not None
-        slot = self._worker.states.slot(self._binding)
+        slot = worker.states.slot(self._binding)
         for state in slot.states.copy():
             if self._binding.is_there(state.value):
                 return False
@@ -95,45 +100,45 @@ class Startup:
             slot.drop_stale()
         return True
 
-    def _run_again(self, failures: list[InitializerError]) -> bool:
+    def _run_again(self, worker: Starting, failures: list[InitializerError]) -> bool:
         """Fail one task with what is in `failures`; for the next one try again, until the state is made.
 
         False when this worker is to end. Keeps no error that it has given to a task.
         """
-        run_queue = self._registry.run_queue
+        workers, run_queue = worker.registry.workers, worker.registry.run_queue
         while True:
-            self._worker._answer()
-            if self._registry.workers.too_many and self._worker._is_dismissed():
+            worker._answer()
+            if workers.too_many and worker._is_dismissed():
                 return False
-            if not (self._worker.broadcasts or run_queue.head or run_queue.tail):
-                if not self._worker._park():
+            if not (worker.broadcasts or run_queue.head or run_queue.tail):
+                if not worker._park():
                     return False
                 continue
             # The task stays in the run queue meanwhile: others may cancel it, or begin it.
-            failures = failures or self._failures_to_start()
+            failures = failures or self._failures_to_start(worker)
             if not failures:
                 return True
             if isinstance(failures[0].__cause__, NotNeeded):
-                self._worker.drop_broadcasts()
+                worker.drop_broadcasts()
                 return False
-            self._fail_next(failures)
+            self._fail_next(worker, failures)
 
-    def _failures_to_start(self) -> list[InitializerError]:
-        error = self._make_own_state()
+    def _failures_to_start(self, worker: Starting) -> list[InitializerError]:
+        error = self._make_own_state(worker)
         return [] if error is None else [error]
 
-    def _fail_next(self, failures: list[InitializerError]) -> None:
+    def _fail_next(self, worker: Starting, failures: list[InitializerError]) -> None:
         """Give the error in `failures` to the next task, if there is one yet."""
-        registry = self._registry
+        registry = worker.registry
         while True:
-            queue = self._worker.broadcasts or registry.run_queue.head
+            queue = worker.broadcasts or registry.run_queue.head
             try:
                 task = queue[0]  # it stays there until it is claimed, lest it be lost if this is cut off
             except IndexError:
                 if not registry.run_queue.next_segment():
                     return
                 continue
-            if self.fail(task, failures[0]):
+            if self.fail(registry, task, failures[0]):
                 failures.clear()
             with suppress(ValueError, IndexError):  # its turn may have come meanwhile
                 queue.remove(task)
@@ -141,46 +146,42 @@ class Startup:
             if not failures:
                 return
 
-    def fail(self, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
+    def fail(self, registry: Registry, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
         """As `Registry.fail_unbegun`, in a worker: what a callback raises is logged."""
         try:
-            return self._registry.fail_unbegun(task, error, silenced=silenced)
+            return registry.fail_unbegun(task, error, silenced=silenced)
         except BaseException:  # a callback's SystemExit
             tell(logger.critical, "callback of %r raised", task)
             return True
 
-    def _make_own_state(self) -> InitializerError | None:
+    def fail_all(self, registry: Registry, breakage: Callable[[], Exception]) -> None:
+        """The pool is broken: accept no task, and fail those there are. May be done again."""
+        registry.close(breakage)
+        for task in registry.run_queue.pending():
+            self.fail(registry, task, breakage(), silenced=True)  # the log has the cause
+
+    def _make_own_state(self, worker: Starting) -> InitializerError | None:
         assert self._binding is not None
         try:
-            self._worker.states.slot(self._binding).prepare()
+            worker.states.slot(self._binding).prepare()
         except InitializerError as exc:
             return exc
         finally:
-            self._worker.states.drop_overflow()
+            worker.states.drop_overflow()
         return None
 
-    def _breakage(self, error: InitializerError) -> Callable[[], Exception]:
-        """What tasks get from now on, should `error` break the pool."""
-        cause = error.__cause__
-        text = (
-            f"{self._registry.name} is broken: its initializer raised {described(cause)} before it had ever succeeded; "
-            "the thread pool is not usable anymore"
-        )
 
-        def breakage() -> BrokenThreadPool:
-            broken = BrokenThreadPool(text)
-            broken.__cause__ = cause
-            return broken
+def _breakage(name: str, error: InitializerError) -> Callable[[], Exception]:
+    """What tasks of the pool `name` get from now on, should `error` break it."""
+    cause = error.__cause__
+    text = (
+        f"{name} is broken: its initializer raised {described(cause)} before it had ever succeeded; "
+        "the thread pool is not usable anymore"
+    )
 
-        return breakage
+    def breakage() -> BrokenThreadPool:
+        broken = BrokenThreadPool(text)
+        broken.__cause__ = cause
+        return broken
 
-    def _break(self, error: InitializerError, breakage: Callable[[], Exception]) -> None:
-        """The pool's initializer failed before it ever succeeded: no task will ever run."""
-        tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
-        self.fail_all(breakage)
-
-    def fail_all(self, breakage: Callable[[], Exception]) -> None:
-        """The pool is broken: accept no task, and fail those there are. May be done again."""
-        self._registry.close(breakage)
-        for task in self._registry.run_queue.pending():
-            self.fail(task, breakage(), silenced=True)  # the log has the cause
+    return breakage

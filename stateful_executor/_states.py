@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 from ._binding import Binding, Holder
@@ -59,7 +60,7 @@ class States:
     __slots__ = ("_counts", "_late", "_owner", "base_depth", "overflow", "slots", "teardowns", "tearing")
 
     def __init__(self, owner: Owner, counts: Counts) -> None:
-        self._owner = owner
+        self._owner = weakref.ref(owner)  # which has this
         self._counts = counts
         self.teardowns = Teardowns(counts)
         self.slots: dict[Binding, Slot] = {}
@@ -74,10 +75,11 @@ class States:
             return self.slots[binding]
         except KeyError:
             pass
-        binding.holders[self._owner] = None
+        owner = cast("Owner", self._owner())  # whose thread this is
+        binding.holders[owner] = None
         if binding.lifetime is not None and binding.lifetime.over:
             if binding not in self.tearing:
-                binding.holders.pop(self._owner, None)
+                binding.holders.pop(owner, None)
             raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
         slot = self.slots[binding] = Slot(binding, self._counts, self.teardowns)
         return slot
@@ -139,7 +141,7 @@ class States:
         finally:
             del self.tearing[binding]
             self._late += late
-        binding.holders.pop(self._owner, None)
+        binding.holders.pop(cast("Owner", self._owner()), None)
         self._call_late()
 
     def _tear_down(self, binding: Binding, late: list[Callable[[], None]]) -> None:

@@ -74,7 +74,7 @@ class Waits:
 
     def _all_wait(self) -> bool:
         self.waiting.pop(None, None)  # locks it
-        return len(self.waiting) >= self._workers.serving()
+        return bool(self.waiting) and len(self.waiting) >= self._workers.serving()
 
     def _unbegun(self) -> list[Wait]:
         unbegun = []

@@ -6,7 +6,6 @@ import _thread
 import logging
 from contextlib import suppress
 
-from ._binding import Binding
 from ._coming import never_came, start_next
 from ._current import current
 from ._interrupts import in_new_thread
@@ -29,10 +28,10 @@ class Worker(Runner):
     from there on may be begun again.
     """
 
-    def __init__(self, registry: Registry, binding: Binding | None) -> None:
+    def __init__(self, registry: Registry, startup: Startup) -> None:
         super().__init__(registry)
-        self._startup = Startup(self, registry, binding)
-        self._may_lose_state: bool = binding is not None and binding.is_there is not None
+        self._startup = startup
+        self._may_lose_state: bool = startup.may_lose_state()
         self._failed: bool = False  # something was raised outside of a task
         self._over: bool = False
 
@@ -57,7 +56,7 @@ class Worker(Runner):
             start_next(self.registry, self)
         leaving = self._failed and self._recover()
         while not leaving:
-            if self._startup.run():
+            if self._startup.run(self):
                 self._serve()
             leaving = self._leave()
         self._end()
@@ -104,7 +103,7 @@ class Worker(Runner):
 
     def _has_lost_state(self) -> bool:
         """Whether the own state is lost: another one is made before this worker takes a task, which may take long."""
-        if not self._startup.has_lost_state():
+        if not self._startup.has_lost_state(self):
             return False
         self._be_busy()
         self._pass_on()
@@ -123,7 +122,7 @@ class Worker(Runner):
             else:
                 with suppress(IndexError):  # cancelled
                     task = self.broadcasts[0]
-                    self._startup.fail(task, breakage(), silenced=True)
+                    self._startup.fail(self.registry, task, breakage(), silenced=True)
                     self.forget_broadcast(task)
 
     # Ending
@@ -152,7 +151,7 @@ class Worker(Runner):
         self.states.tear_down_all()
         breakage = registry.workers.breakage
         if breakage is not None:
-            self._startup.fail_all(breakage)  # it may have been cut off in there
+            self._startup.fail_all(registry, breakage)  # it may have been cut off in there
         if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -60,9 +61,6 @@ class PoolState(Protocol):
     close_reason: Callable[[], Exception] | None
     forked: bool
 
-    def no_worker(self, error: Exception) -> None:
-        """A worker could not be started, because of `error`; there may be none."""
-
 
 class Workers:
     """Owns the list of a pool's workers. Strictly private.
@@ -72,10 +70,8 @@ class Workers:
     `coming`, `arriving`, `unended`
         those that were started and have not looked whether to start the next; that do not take tasks yet; whose
         threads have not ended. Entered with `live`, each leaves by itself. Guarded by their own locks as well.
-    `retired`
-        those that have left while the pool goes on, and whose threads may not have ended yet.
-    `gone`
-        those in `live` that have left a pool that is closed.
+    `retired`, `gone`
+        those that have left a pool that goes on, until they have ended; those in `live` that have left a closed one.
     `free_indices`, `_numbered`
         numbers that no worker has, the lowest last; and the first that has not been among them yet.
     `max_workers`, `room`
@@ -91,6 +87,8 @@ class Workers:
         what the retired ones had counted.
     `_watchers`
         who waits until nobody is in `coming`, or in `unended`. Guarded by its own lock.
+    `_dissolved`
+        the pool is no more; once set it stays set. Who sets it breaks cycles, or the last worker to end, or nobody.
 
     But for what is said of some, these are written with `lock` held, which is never held while user code runs or
     anything blocks. `can_grow`, `room` and `too_many` are read without it. No task is stranded, and nobody too many
@@ -111,9 +109,7 @@ class Workers:
 
     A submitter starts one worker and goes on. That one starts the next while there are more tasks than workers on their
     way, also in a pool that is closed meanwhile. One whose thread ends before it comes is missed by `never_came`.
-
-    Who waits in `_watch` is woken by the last worker that comes, or ends; else by the timeout, or Ctrl-C. A worker that
-    can't start is never seen by who looks with the lock held.
+    Who waits in `_watch` is woken by the last worker that comes, or ends; else by the timeout, or Ctrl-C.
     """
 
     def __init__(self, max_workers: int, run_queue: RunQueue, pool: PoolState) -> None:
@@ -136,7 +132,8 @@ class Workers:
         self._numbered: int = 0
         self._watchers: dict[Parker, dict[PoolWorker, None]] = {}
         self._run_queue = run_queue
-        self._pool = pool
+        self._pool: PoolState = weakref.proxy(pool)  # which has this
+        self._dissolved: bool = False
 
     # Starting
 
@@ -150,6 +147,8 @@ class Workers:
             return None  # a thread that starts now never comes to anything, and Python 3.11 does not say so
         worker = self.new_worker()
         error = locked(self.lock, partial(self._start, worker, worker.starts(), late))
+        if worker.index < 0:
+            del worker.thread  # no cycle by its target: nobody else has a worker that was not started
         if error is None:
             return None
         self._wake_watchers()  # one that was not there after all has left
@@ -158,8 +157,9 @@ class Workers:
 
     def _start(self, worker: PoolWorker, starts: Iterator[object], late: bool) -> Exception | None:
         """With `lock` held, so that nobody else sees a worker that does not start. Returns why it does not."""
-        while not self.free_indices:
-            self._number()
+        while not self.free_indices:  # make more numbers, the lowest last
+            self.free_indices += range(self._numbered + NUMBERS_AT_ONCE - 1, self._numbered - 1, -1)
+            self._numbered += NUMBERS_AT_ONCE
         # No call from here to the start, so that no signal's handler and no collection comes in between: both could
         # lead here again, or wait for the worker that this is about to start.
         if self.room <= 0 or self._pool.forked or (self._pool.close_reason is not None and not late):
@@ -187,12 +187,6 @@ class Workers:
             exc.__traceback__ = None  # no cycle by it to the frames that will have what this returns
             return exc
         return None
-
-    def _number(self) -> None:
-        """Make more numbers for workers, the lowest last."""
-        after = self._numbered + NUMBERS_AT_ONCE
-        self.free_indices += range(after - 1, self._numbered - 1, -1)
-        self._numbered = after
 
     def look_again(self) -> None:
         """A worker has come, and looks at the tasks next: submits rely on it no more to start another one."""
@@ -225,16 +219,13 @@ class Workers:
 
         return locked(self.lock, take_out)
 
-    def _closed(self) -> bool:
-        return self._pool.close_reason is not None
-
     def serving(self) -> int:
         """How many run tasks, or are about to."""
         return locked(self.lock, lambda: len(self.live) - len(self.gone))
 
     def has_room(self) -> bool:
         """Whether one may be started."""
-        return self.room > 0 and not self._closed()
+        return self.room > 0 and self._pool.close_reason is None
 
     # Told by workers
 
@@ -278,7 +269,7 @@ class Workers:
             self.room -= 1
             worker.leaving = False
             return False
-        if self._closed():
+        if self._pool.close_reason is not None:
             self.live[worker] = None  # of a pool that was shut down they are all to be seen
             self.gone[worker] = None
             return True
@@ -293,7 +284,7 @@ class Workers:
         return True
 
     def _look_for_room(self) -> None:
-        self.can_grow = self.room > 0 and not self._closed()
+        self.can_grow = self.room > 0 and self._pool.close_reason is None
 
     # Resizing
 
@@ -333,6 +324,15 @@ class Workers:
         """The last step of `worker`. May be called again."""
         self.unended.pop(worker, None)
         self._wake_watchers()
+        if self._dissolved:
+            self.dissolve()
+
+    def dissolve(self) -> None:
+        """Nobody looks any more at who was there: no cycle by those who have ended. Takes no lock."""
+        self._dissolved = True
+        if not self.unended:
+            for workers in self.live, self.gone, self.retired:
+                workers.clear()
 
     def join(self, timeout: float | None = None) -> bool:
         """After the pool was closed: wait until every worker has ended; False when `timeout` seconds passed before."""
@@ -341,15 +341,14 @@ class Workers:
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
         last, others = locked(self.lock, lambda: (list(self.unended), [*self.live, *self.retired]))
-        if not self._pool.forked and any(worker.is_here() for worker in (*last, *others)):
+        if not self._pool.forked and [worker for worker in (*last, *others) if worker.is_here()]:
             raise RuntimeError("a destructor in a worker's own thread can't wait for that: use shutdown(wait=False)")
         if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
             last[0].join_started(deadline.left())
         if self.unended and not self._watch(self.unended, deadline):
             return False
-        if not self._pool.forked:
-            for worker in locked(self.lock, lambda: [*self.live, *self.retired]):
-                worker.join_thread()
+        for worker in [] if self._pool.forked else locked(self.lock, lambda: [*self.live, *self.retired]):
+            worker.join_thread()
         return True
 
     def settle(self) -> None:
@@ -370,7 +369,7 @@ class Workers:
         parker = Parker()
         self._watchers[parker] = awaited
         try:
-            # With the lock, see `_start`.
+            # With the lock, so that a worker that can't start is never seen.
             return sleep_until(
                 lambda: self._pool.forked or locked(self.lock, lambda: not awaited), parker, deadline.left()
             )

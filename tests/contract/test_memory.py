@@ -574,6 +574,47 @@ def test_nothing_is_kept_by_a_pool_that_copies_contexts(entry_point: str, option
         until(lambda: not notes.alive())
 
 
+ENDS: dict[str, Callable[[Pool], object]] = {
+    "shutdown": lambda pool: pool.shutdown(),
+    "without wait": lambda pool: pool.shutdown(wait=False),
+    "dropped": lambda pool: None,
+}
+
+
+@pytest.mark.skipif(not GIL, reason="there, some references are given up late")
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"initializer": list, "finalizer": len, "max_backlog": 4, "idle_timeout": 60},
+        {"initializer": list, "policy": StatePolicy(check=lambda state: True), "copy_context": True},
+        {"exit_timeout": 60, "task_decorator": lambda fn: fn},
+    ],
+    ids=", ".join,
+)
+def test_an_ended_pool_leaves_no_cycle(end: str, options: dict[str, Any]) -> None:
+    """Neither the pool nor its workers wait for the collector, however many pools a program makes."""
+    with no_collector():
+        pool: Pool = StatefulThreadPoolExecutor(2, **options)
+        pool.submit(int).result()
+        assert list(pool.map(abs, range(4), buffersize=2)) == [0, 1, 2, 3]
+        with pool.scope() as scope:
+            scope.submit(pool.submit(int).result)
+            scope.with_state(list).submit(len)
+        del scope
+        pool.broadcast(int)
+        pool.resize(1)
+        refs = [weakref.ref(inside(pool).home), *map(weakref.ref, inside(pool).workers)]
+        threads = pool._threads
+        ENDS[end](pool)
+        del pool
+        for thread in threads:
+            thread.join(PATIENCE)
+        del threads, thread
+        until(lambda: not [ref for ref in refs if ref() is not None])
+
+
 def test_referrers_are_named() -> None:
     """So that a failure of the tests above says what holds what."""
     thing, notes = Thing(), Notes()
