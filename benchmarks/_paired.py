@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import statistics
 import time
@@ -83,6 +84,18 @@ def compare(label: str, ours: Measure, theirs: Measure, *, rounds: int, each: Un
     verdict = bar and f"  bar {bar:g} {'reached' if median >= bar else 'MISSED'}"
     print(f"{label:<44}{median:7.2f}  ({low:.2f} to {high:.2f})  {figures}{verdict or ''}", flush=True)
     return median >= bar
+
+
+def ask(about: str | None, questions: dict[str, Callable[[int, int], bool]]) -> int:
+    """What a script does that asks `questions`, each with a number of rounds and of tasks: the exit code."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of rounds")
+    parser.add_argument("--tasks", type=int, default=2000, help="tasks in a round")
+    parser.add_argument("--only", default=",".join(questions), help=f"some of {', '.join(questions)}")
+    parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
+    options = parser.parse_args()
+    good = [questions[name](options.rounds, options.tasks) for name in options.only.split(",")]
+    return int(options.check and not all(good))
 
 
 def workers_of(number: int) -> str:

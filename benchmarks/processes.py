@@ -9,7 +9,6 @@ pairs of rounds in one run: above 1, ours is the better one. loky and mpire are 
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import multiprocessing
@@ -23,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _paired import Measure, burst, compare, micros, seconds
+from _paired import Measure, ask, burst, compare, micros, seconds
 
 from stateful_executor import StatefulProcessPoolExecutor
 
@@ -276,14 +275,7 @@ QUESTIONS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of rounds")
-    parser.add_argument("--tasks", type=int, default=2000, help="tasks in a round")
-    parser.add_argument("--only", default=",".join(QUESTIONS), help=f"some of {', '.join(QUESTIONS)}")
-    parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
-    options = parser.parse_args()
-    good = [QUESTIONS[name](options.rounds, options.tasks) for name in options.only.split(",")]
-    return int(options.check and not all(good))
+    return ask(__doc__, QUESTIONS)
 
 
 if __name__ == "__main__":

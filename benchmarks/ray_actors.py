@@ -9,7 +9,6 @@ task that gets its worker's state. Ratios are of pairs of rounds in one run: abo
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -24,7 +23,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what will change
 
 import ray
-from _paired import Measure, compare, micros, noop_with, noop_with_two, seconds
+from _paired import Measure, ask, compare, micros, noop_with, noop_with_two, seconds
 
 from stateful_executor.ray import StatefulRayExecutor
 
@@ -194,19 +193,12 @@ QUESTIONS = {"burst": ask_burst, "round-trip": ask_round_trip, "large": ask_larg
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of rounds")
-    parser.add_argument("--tasks", type=int, default=2000, help="tasks in a round")
-    parser.add_argument("--only", default=",".join(QUESTIONS), help=f"some of {', '.join(QUESTIONS)}")
-    parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
-    options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # of the actors
     ray.init("local", num_cpus=2 * WORKERS, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        good = [QUESTIONS[name](options.rounds, options.tasks) for name in options.only.split(",")]
+        return ask(__doc__, QUESTIONS)
     finally:
         ray.shutdown()
-    return int(options.check and not all(good))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import BaseContext
-from typing import Any, TypedDict, TypeVarTuple, Unpack, overload
+from typing import Any, TypeVarTuple, Unpack, overload
 
 from ._executor import own_binding
 from ._options import checked_backlog, checked_processes, checked_timeouts
 from ._policy import StatePolicy
 from ._process import Launcher
-from ._remote_pool import RemoteExecutor, new_name
+from ._remote_pool import RemoteExecutor, RemoteOptions, new_name
 from ._remote_registry import CHECKED, RemoteRegistry
 from ._submitter import Yielding
 from ._typing import TypeVar
@@ -23,13 +23,9 @@ S = TypeVar("S", default=Any, covariant=True)
 Ts = TypeVarTuple("Ts")
 
 
-class ProcessPoolOptions(TypedDict, total=False):
+class ProcessPoolOptions(RemoteOptions, total=False):
     """The keywords of the constructor that have nothing to do with the state."""
 
-    max_backlog: int | None
-    submit_timeout: float | None
-    idle_timeout: float | None
-    exit_timeout: float | None
     mp_context: str | BaseContext
     pickler: Pickler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable
 from itertools import count
-from typing import Any, ParamSpec, cast
+from typing import Any, ParamSpec, TypedDict, cast
 
 from ._binding import Binding
 from ._broadcast import broadcast
@@ -26,6 +26,15 @@ from ._wire import Wire
 P = ParamSpec("P")
 S = TypeVar("S", default=Any, covariant=True)
 T = TypeVar("T")
+
+
+class RemoteOptions(TypedDict, total=False):
+    """The keywords that every constructor has, and that have nothing to do with the state."""
+
+    max_backlog: int | None
+    submit_timeout: float | None
+    idle_timeout: float | None
+    exit_timeout: float | None
 
 
 class RemoteExecutor(StatefulExecutor[S], concurrent.futures.Executor):

@@ -176,7 +176,7 @@ def _breakage(name: str, error: InitializerError) -> Callable[[], Exception]:
     cause = error.__cause__
     text = (
         f"{name} is broken: its initializer raised {described(cause)} before it had ever succeeded; "
-        "the thread pool is not usable anymore"
+        "no task will run any more, so make another pool"
     )
 
     def breakage() -> BrokenThreadPool:

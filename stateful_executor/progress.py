@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._executor import StatefulExecutor
 from ._naming import name_of, tell
-from ._numbers import in_seconds
+from ._numbers import in_seconds, whole_number
 from ._parker import Parker
 from ._scope import Scope
 from ._stats import PoolStats
@@ -160,9 +160,10 @@ class Bar:
         interval: float | None,
         console: Console | None,
     ) -> None:
-        if total is not None and (not isinstance(total, int) or total < 0):
-            error = ValueError if isinstance(total, int) else TypeError
-            raise error(f"total must be a number of tasks, at least 0, or None, not {total!r}")
+        if total is not None:
+            total = whole_number("total", total, "a whole number of tasks, or None")
+            if total < 0:
+                raise ValueError(f"total must be at least 0 tasks, or None, not {total}")
         if interval is not None:
             interval = in_seconds("interval", interval, "a number of seconds above 0")
             if interval <= 0:

@@ -13,13 +13,13 @@ from functools import partial
 from importlib import import_module
 from struct import Struct
 from time import monotonic, sleep
-from typing import Any, TypedDict, TypeVarTuple, Unpack, cast, overload
+from typing import Any, TypeVarTuple, Unpack, cast, overload
 
 from ._current import current
 from ._executor import own_binding
 from ._options import checked_actors, checked_backlog, checked_timeouts
 from ._policy import StatePolicy
-from ._remote_pool import RemoteExecutor, new_name
+from ._remote_pool import RemoteExecutor, RemoteOptions, new_name
 from ._remote_registry import UNCHECKED, RemoteRegistry
 from ._server import Server
 from ._startup import NotNeeded, is_needed
@@ -226,13 +226,9 @@ def checked_options(actor_options: Mapping[str, Any] | None) -> Any:
 _actor_class: Any = ray.remote(StatefulRayWorker)
 
 
-class RayOptions(TypedDict, total=False):
+class RayOptions(RemoteOptions, total=False):
     """The keywords of the constructor that have nothing to do with the state."""
 
-    max_backlog: int | None
-    submit_timeout: float | None
-    idle_timeout: float | None
-    exit_timeout: float | None
     actor_options: Mapping[str, Any] | None
     pickler: Pickler | None
 

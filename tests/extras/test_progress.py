@@ -232,8 +232,8 @@ def test_it_only_reads_stats(monkeypatch: pytest.MonkeyPatch, plain: io.StringIO
     ("arguments", "error", "text"),
     [
         ({"of": 3}, TypeError, "a bar is over a pool or a scope, not 3: use track"),
-        ({"total": -1}, ValueError, "total must be a number of tasks, at least 0, or None, not -1"),
-        ({"total": "ten"}, TypeError, "total must be a number of tasks"),
+        ({"total": -1}, ValueError, "total must be at least 0 tasks, or None, not -1"),
+        ({"total": "ten"}, TypeError, "total must be a whole number of tasks"),
         ({"interval": 0}, ValueError, "interval must be a number of seconds above 0, not 0"),
         ({"interval": "often"}, TypeError, "interval must be a number of seconds above 0"),
     ],
