@@ -85,6 +85,8 @@ class Idle:
 
     def wake_one(self) -> bool:
         """Wake the worker that parked last; False when there is none."""
+        if not self.workers:  # most often, and `popitem` would raise
+            return False
         try:
             # A loop's next item comes without a look at signals, while Ctrl-C could come right after a call of popitem.
             for worker, _ in iter(self.workers.popitem, None):
@@ -135,6 +137,8 @@ class Idle:
 
     def _wake_last(self) -> bool | None:
         """Wake the worker that parked last; whether it slept, or None when there is none."""
+        if not self.workers:  # as in `wake_one`
+            return None
         try:
             for worker, _ in iter(self.workers.popitem, None):
                 slept = worker.asleep

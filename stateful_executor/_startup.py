@@ -53,17 +53,14 @@ def is_needed(worker: PoolWorker, registry: Registry) -> bool:
 class Startup:
     """Makes the own state of each of a pool's workers, before its first task. Strictly private.
 
-    Its field is written once. All is called in the worker's thread, which waits in `Mailbox._park` alone.
+    Its fields are written once. All is called in the worker's thread, which waits in `Mailbox._park` alone.
     """
 
-    __slots__ = ("_binding",)
+    __slots__ = ("_binding", "may_lose_state")
 
     def __init__(self, binding: Binding | None) -> None:
         self._binding = binding
-
-    def may_lose_state(self) -> bool:
-        """Whether an own state may be gone by itself."""
-        return self._binding is not None and self._binding.is_there is not None
+        self.may_lose_state: bool = binding is not None and binding.is_there is not None
 
     def run(self, worker: Starting) -> bool:
         """Run the pool's initializer, before the first task. False when the pool is broken, or ends before it works.

@@ -49,7 +49,7 @@ class PoolThread:
     def starts(self) -> Iterator[object]:
         """What starts the thread as it makes its first item: one call in C. To be dropped after that."""
         thread: Any = self.thread
-        if not _can_bootstrap():
+        if threading.Thread.start is not _OWN_START:
             start = partial(_thread.start_new_thread, _Beginning(self, by_threading=True), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
@@ -189,7 +189,11 @@ _START = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_ne
 _HAS_PARTS = hasattr(threading, "_limbo") and hasattr(threading, _START) and hasattr(threading.Thread, "_bootstrap")
 
 
-def _can_bootstrap() -> bool:
-    """Whether threads may be started by the parts of `Thread.start`: it is Python's own, and has these parts."""
+def _own_start() -> object:
+    """Python's own `Thread.start`; None where it has not these parts, or was replaced before this import."""
     start = threading.Thread.start
-    return _HAS_PARTS and type(start) is FunctionType and start.__globals__ is vars(threading)
+    is_own = type(start) is FunctionType and start.__globals__ is vars(threading)
+    return start if _HAS_PARTS and is_own else None
+
+
+_OWN_START = _own_start()

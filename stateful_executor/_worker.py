@@ -31,7 +31,6 @@ class Worker(Runner):
     def __init__(self, registry: Registry, startup: Startup) -> None:
         super().__init__(registry)
         self._startup = startup
-        self._may_lose_state: bool = startup.may_lose_state()
         self._failed: bool = False  # something was raised outside of a task
         self._over: bool = False
 
@@ -98,7 +97,7 @@ class Worker(Runner):
             if self.broadcasts:
                 self._run_broadcasts()
             dismissed = self.registry.workers.too_many and self._is_dismissed()
-            if dismissed or (self._may_lose_state and self._has_lost_state()):
+            if dismissed or (self._startup.may_lose_state and self._has_lost_state()):
                 return
 
     def _has_lost_state(self) -> bool:
@@ -115,7 +114,7 @@ class Worker(Runner):
         breakage = self.registry.workers.breakage
         while self.broadcasts:
             if breakage is None:
-                if self._may_lose_state and self._has_lost_state():
+                if self._startup.may_lose_state and self._has_lost_state():
                     return
                 self._be_busy()
                 self.run(queue=self.broadcasts)

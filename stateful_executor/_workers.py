@@ -331,8 +331,9 @@ class Workers:
         """Nobody looks any more at who was there: no cycle by those who have ended. Takes no lock."""
         self._dissolved = True
         if not self.unended:
-            for workers in self.live, self.gone, self.retired:
-                workers.clear()
+            self.live.clear()
+            self.gone.clear()
+            self.retired.clear()
 
     def join(self, timeout: float | None = None) -> bool:
         """After the pool was closed: wait until every worker has ended; False when `timeout` seconds passed before."""
@@ -341,7 +342,7 @@ class Workers:
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
         last, others = locked(self.lock, lambda: (list(self.unended), [*self.live, *self.retired]))
-        if not self._pool.forked and [worker for worker in (*last, *others) if worker.is_here()]:
+        if not self._pool.forked and [worker for worker in {*last, *others} if worker.is_here()]:
             raise RuntimeError("a destructor in a worker's own thread can't wait for that: use shutdown(wait=False)")
         if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
             last[0].join_started(deadline.left())
