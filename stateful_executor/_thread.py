@@ -170,7 +170,7 @@ class _Beginning:
             worker.never_came(exc)
 
     def __del__(self) -> None:
-        worker = self._worker
+        worker: PoolThread | None = getattr(self, "_worker", None)  # Ctrl-C may come before `__init__`
         if worker is not None and worker.index >= 0 and worker.start_claim:
             try:
                 _thread.start_new_thread(in_new_thread, (worker.never_came, None))

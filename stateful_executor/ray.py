@@ -7,6 +7,7 @@ actor is one.
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -41,6 +42,15 @@ __all__ = ["StatefulRayExecutor"]
 S = TypeVar("S", default=Any, covariant=True)
 Ts = TypeVarTuple("Ts")
 
+
+def _as_it_is(name: str) -> Callable[..., Any]:
+    """A function of Ray's without what it is wrapped in: `ray.init()`, should this process be connected no more."""
+    function: Any = getattr(ray, name)
+    return cast("Callable[..., Any]", getattr(function, "__wrapped__", function))
+
+
+_get, _wait, _kill = map(_as_it_is, ("get", "wait", "kill"))
+
 HEAD = Struct("<BI")  # of a request: kind, key
 LARGE = 1 << 16  # bytes that are not joined with the head
 DEAD = 4  # of `ActorTableData.ActorState`, which clusters of all versions agree on
@@ -63,6 +73,15 @@ class StatefulRayWorker:
 
     def __init__(self) -> None:
         self._server = Server()
+        self._told_to_end: bool = False
+        self._handler: Any = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, *args: Any) -> None:
+        """Ray wants this process to end, and its handler raises `SystemExit` in the task."""
+        self._told_to_end = True
+        if callable(self._handler):
+            self._handler(*args)
+        raise SystemExit
 
     def ready(self) -> None:
         """It is placed."""
@@ -75,7 +94,10 @@ class StatefulRayWorker:
         """The reply to a request."""
         head, parts = opened(request, HEAD.size)
         kind, key = HEAD.unpack(head)
-        return message(self._server.answer(kind, key, parts))
+        reply = self._server.answer(kind, key, parts)
+        if self._told_to_end:
+            raise SystemExit  # which is not the task's own error: its worker is lost
+        return message(reply)
 
     def __ray_shutdown__(self) -> None:
         """Nobody refers to this actor any more, and nobody has closed it: the thread that had was cut off."""
@@ -125,7 +147,7 @@ class RayWorker:
         """That of a server which has made the pool's own state, or could not."""
         try:
             self._until_placed()
-            return opened(ray.get(self._actor.start.remote(setup)))[1]
+            return opened(_get(self._actor.start.remote(setup)))[1]
         except BaseException as exc:
             self._raise_if_lost("before it was ready", exc)
             raise
@@ -135,7 +157,7 @@ class RayWorker:
         worker = cast("Worker", current.worker)
         ready = self._actor.ready.remote()
         look = FIRST_LOOK
-        while not ray.wait([ready], timeout=look)[0]:
+        while not _wait([ready], timeout=look)[0]:
             if not is_needed(worker, worker.registry):
                 raise NotNeeded
             look = min(2 * look, LAST_LOOK)
@@ -156,7 +178,8 @@ class RayWorker:
     def call(self, kind: int, key: int, parts: Parts) -> Parts:
         """As `RemoteWorker` has it."""
         try:
-            return opened(ray.get(self._answer(message(parts, HEAD.pack(kind, key)))))[1]
+            check_connected(self._name)  # at the last moment
+            return opened(_get(self._answer(message(parts, HEAD.pack(kind, key)))))[1]
         except BaseException as exc:
             self._raise_if_lost(
                 "while it ran a task, which may have run in full, in part or not at all, and may still run if its node "
@@ -170,7 +193,7 @@ class RayWorker:
         self._killed = True
         if not self._is_dead():
             with suppress(Exception):  # as there
-                ray.kill(self._actor)
+                _kill(self._actor)
 
     def close(self) -> None:
         """As `RemoteWorker` has it."""
@@ -248,7 +271,7 @@ class StatefulRayExecutor(RemoteExecutor[S]):
     - An actor that dies while it has nothing to do may still cost one task a `WorkerLost`, though that never began,
       when Ray has not told this process yet.
     - When this process dies, or calls `ray.shutdown()` before the pool's, its actors are killed by Ray in the middle of
-      their tasks, without a teardown.
+      their tasks, without a teardown; Ray 2.60.0 may end the process then, should a thread of the pool just call it.
     - In a task, this pool's actors hold their CPUs: a Ray task that is started and waited for there needs others.
 
     `stateful_executor`, and whatever tasks consist of, must be importable on the nodes, in the versions that are here:

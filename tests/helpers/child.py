@@ -24,7 +24,7 @@ from inside import SLEEPS_IN, inside
 from stateful_executor import StatefulThreadPoolExecutor
 
 sys.setswitchinterval(float(os.environ.get("SWITCH_INTERVAL", sys.getswitchinterval())))  # as conftest.py
-PATIENCE = 20
+PATIENCE = int(os.environ.get("PATIENCE", 20))
 if hasattr(signal, "SIGALRM"):  # faulthandler's own timer can hang a forked child
     faulthandler.register(signal.SIGALRM, chain=True)
     signal.alarm(PATIENCE)
@@ -65,7 +65,7 @@ ready = threading.Event()
 def until_main_sleeps():
     main = threading.main_thread().ident
     ready.wait()
-    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code.co_filename in SLEEPS_IN)
+    until(lambda: main in (frames := sys._current_frames()) and frames[main].f_code in SLEEPS_IN)
 """
 
 INTERRUPTS = """
@@ -173,24 +173,23 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 TOO_LATE = "RuntimeError: cannot schedule new futures after interpreter shutdown"
 
 
-def run(script: str, preludes: str = PRELUDE, *options: str) -> tuple[int, list[str], str]:
+def run(script: str, preludes: str = PRELUDE, *options: str, patience: int = PATIENCE) -> tuple[int, list[str], str]:
     """Run `script` in an interpreter of its own; its exit code, its lines and its errors."""
     done = subprocess.run(
         [sys.executable, *options, "-c", preludes + dedent(script)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PATIENCE": str(patience - 5)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=patience,
         check=False,
     )
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def run_well(script: str, preludes: str = PRELUDE, *options: str) -> list[str]:
+def run_well(script: str, preludes: str = PRELUDE, *options: str, patience: int = PATIENCE) -> list[str]:
     """Run `script`, which is to succeed without a word on stderr; its lines."""
-    code, lines, errors = run(script, preludes, *options)
-    assert errors == ""
-    assert code == 0
+    code, lines, errors = run(script, preludes, *options, patience=patience)
+    assert (code, errors) == (0, ""), errors
     return lines
 
 

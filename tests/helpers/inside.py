@@ -54,11 +54,13 @@ from stateful_executor._stdlib_waiters import StdlibWaiterAdapter
 from stateful_executor._task import Task
 from stateful_executor._wire import Wire
 from stateful_executor._worker import Worker
+from stateful_executor._workers import PACED
 
 __all__ = [
     "CARRIED",
     "CLOCKS",
     "HAS_GIL",
+    "PACED",
     "SET_LATER",
     "SLEEPERS_LOCKS",
     "SLEEPS_IN",
@@ -330,7 +332,10 @@ def registries() -> list[Any]:
 
 
 SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._acquire"}  # each is for one thread to sleep on
-SLEEPS_IN = (_parker.__file__, _thread.__file__)  # where every thread sleeps that waits for the library
+# Where every thread sleeps that waits for the library: that is its innermost frame.
+SLEEPS_IN = {
+    sleeps.__code__ for sleeps in (_parker.Parker.park, _thread.PoolThread.join_started, _thread.PoolThread.join_thread)
+}
 
 
 # Where to replace something: the owner, and the name there.

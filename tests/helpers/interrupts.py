@@ -138,6 +138,9 @@ class Interrupt:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGINT."""
+        if frame is not None and frame.f_code is Interrupt._trace.__code__:
+            interrupt_main()  # the trace function of a generator that was suspended: the point comes after that
+            return
         sys.settrace(None)
         if frame is not None and frame.f_code is Interrupt.__exit__.__code__:
             return  # no point was left in what is tested

@@ -109,10 +109,11 @@ def others() -> int:
 def asleep(thread: threading.Thread) -> FrameType | None:
     """The frame in which this thread sleeps, if it does."""
     frame = sys._current_frames().get(thread.ident or 0)
-    places = {"threading.py", *map(os.path.basename, SLEEPS_IN)}
-    if frame is None or os.path.basename(frame.f_code.co_filename) not in places:
+    if frame is None:
         return None
-    return frame if frame.f_code.co_name in {"wait", "park", "join", "join_started", "_wait_for_tstate_lock"} else None
+    code = frame.f_code
+    in_stdlib = code.co_filename == threading.__file__ and code.co_name in {"wait", "join", "_wait_for_tstate_lock"}
+    return frame if in_stdlib or code in SLEEPS_IN else None
 
 
 def main_sleeps(function: str) -> bool:

@@ -367,7 +367,7 @@ def test_interrupt_while_the_interpreter_joins(error: str, times: int, pools: in
         pool = open_pool()
         running = pool.submit(interrupting, {times})
         for other in others:
-            other.submit(running.exception)
+            until(other.submit(running.exception).running)
         queued += [each.submit(say, "never") for each in [pool, *others] for _ in range(2)]
         ready.set()
     """,
@@ -407,6 +407,7 @@ def test_interrupt_while_exit_cancels() -> None:
     assert lines == ["cancelled True", "cancelled True", "torn down in its thread"]
 
 
+@pytest.mark.timeout(240)
 @needs_signals
 @pytest.mark.parametrize("hangs", [True, False], ids=["one-hangs", "none-hangs"])
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit", "TimeoutError", "BaseException"])
@@ -417,7 +418,8 @@ def test_interrupt_at_every_point_of_the_exit(error: str, hangs: bool) -> None:
     is raised in the end, but for an `Exception` while a task's function is asked for its name (see `_naming`) or while
     `logging` asks `multiprocessing/process.py` for the name of the process, which swallows it.
     """
-    lines = run_well(f"""
+    lines = run_well(
+        f"""
         import logging
 
         error = {error}
@@ -475,7 +477,9 @@ def test_interrupt_at_every_point_of_the_exit(error: str, hangs: bool) -> None:
                 points += bool(point.where)
                 number = point.next[0]
         say("points:", "enough" if points > 20 else points)
-    """)
+    """,
+        patience=200,  # some hundred points, and as many pools for each
+    )
     assert lines == ["points: enough"]
 
 

@@ -132,7 +132,7 @@ def test_what_has_not_begun_is_cancelled(timeout: float) -> None:
 
         thread = threading.Thread(target=waits)
         thread.start()
-        until(lambda: sys._current_frames()[thread.ident].f_code.co_filename in SLEEPS_IN)
+        until(lambda: sys._current_frames()[thread.ident].f_code in SLEEPS_IN)
     """)
     assert sorted(lines) == ["CancelledError", "called back"]
     assert errors == [abandoned("pool", timeout, "pool_0 runs hang")]

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import pytest
-from inside import CARRIED, Parker, Tally, TearDown, Worker, current, hook, inside, place
+from inside import CARRIED, PACED, Parker, Tally, TearDown, Worker, current, hook, inside, place
 from starts import before_start, fail_to_start
 from threads import run_in_thread, until, where
 
@@ -263,6 +263,7 @@ class TestStarts:
             assert later[1].result(20) == 0
             submitter.join()
 
+    @pytest.mark.skipif(not PACED, reason="here each submit starts a worker of its own")
     def test_one_on_its_way_takes_a_task_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that has come counts the tasks; then another takes one, and is not on its way any more: all get one."""
         begin, entries = (getattr(*hook(name)) for name in ("PoolThread.begin", "RunQueue.entries"))

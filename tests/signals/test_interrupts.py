@@ -16,7 +16,6 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 from itertools import product
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -416,7 +415,7 @@ def every_point(
         _once(scenario, workers, max_backlog, interrupt)
         if interrupt.fresh:
             continue
-        slept = any(Path(file).name in " ".join(interrupt.where) for file in SLEEPS_IN)
+        slept = any(f" {code.co_name} " in where for code in SLEEPS_IN for where in interrupt.where)
         if interrupt.prodded and slept:  # then sleep through it, too
             _once(scenario, workers, max_backlog, Interrupt(at, prod=False, error=error))
         if interrupt.where:
