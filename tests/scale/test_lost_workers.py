@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has no such 
 
 
 def die(how: str) -> None:
-    if how == "SIGKILL":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if how in ("SIGKILL", "SIGTERM"):
+        os.kill(os.getpid(), getattr(signal, how))
     elif how == "SIGABRT":
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGABRT)
@@ -54,13 +54,14 @@ def test_dies_in_a_task(how: str, notes: Notes) -> None:
     assert notes.lines() == ["made state", "made state", "closed state there"]  # no teardown of the first one
 
 
-def test_others_go_on(remote: Kind, gate: Gate) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])  # for the latter Ray has a handler, which raises SystemExit
+def test_others_go_on(how: str, remote: Kind, gate: Gate) -> None:
     """Those that other workers run, and those that wait."""
     with remote.make(2) as pool:
         other = pool.submit(gate.wait, "other")
         gate.until_came()
         waiting = [pool.submit(kinds.add, number) for number in range(20)]
-        assert isinstance(pool.submit(die, "SIGKILL").exception(), WorkerLost)
+        assert isinstance(pool.submit(die, how).exception(), WorkerLost)
         gate.open()
         assert other.result() == "other"
         assert [future.result() for future in waiting] == [number + 1 for number in range(20)]
