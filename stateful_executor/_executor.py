@@ -9,11 +9,13 @@ from types import TracebackType
 
 from . import _interpreter
 from ._binding import Binding, find_binding
+from ._broadcast import broadcast
 from ._future import Future, current_helper, wrap_future
 from ._naming import name_of
 from ._options import checked_size
 from ._policy import StatePolicy
 from ._registry import Registry, dropped, shut_down
+from ._resize import resize
 from ._scope import Scope
 from ._snapshot import snapshot
 from ._startup import Startup
@@ -93,8 +95,6 @@ class StatefulExecutor(Submitter[S]):
         Raises `RuntimeError` in a worker of this pool, and after `shutdown`; `BrokenThreadPool` as `submit`. So does
         `result()` of such a future in the worker that is to run it.
         """
-        from ._broadcast import broadcast
-
         return broadcast(self._registry, self._registry.maker(fn, args, kwargs), self._registry.workers.live)
 
     def resize(self, max_workers: int) -> None:
@@ -108,8 +108,6 @@ class StatefulExecutor(Submitter[S]):
 
         .. versionadded:: 0.1
         """
-        from ._resize import resize
-
         resize(self._registry, checked_size(max_workers))
 
     # Scopes and states

@@ -14,13 +14,12 @@ from ._current import current, sleep
 from ._naming import cannot_copy
 from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
+from ._stdlib_waiters import StdlibWaiterAdapter
 from ._task import Callback, Home, Task
 from ._typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     import asyncio
-
-    from ._stdlib_waiters import StdlibWaiterAdapter
 
 T = TypeVar("T")
 
@@ -277,8 +276,6 @@ class Future(Task[T]):
 
     def _stdlib_waiters(self) -> StdlibWaiterAdapter:
         if not hasattr(self, "_adapter"):
-            from ._stdlib_waiters import StdlibWaiterAdapter
-
             made = StdlibWaiterAdapter(self)
 
             def keep() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
+from ._decorator import decorator_of
 from ._executor import StatefulExecutor, own_binding
 from ._options import TaskDecorator, checked_backlog, checked_timeouts, checked_workers
 from ._policy import StatePolicy
@@ -199,8 +200,6 @@ class StatefulThreadPoolExecutor(StatefulExecutor[S], PrivateNames):
         name = thread_name_prefix or f"StatefulThreadPoolExecutor-{next(_numbers)}"
         decorate = None
         if copy_context or task_decorator is not None:
-            from ._decorator import decorator_of
-
             decorate = decorator_of(copy_context, task_decorator)
         self._open(Registry(name, max_workers, max_backlog, *timeouts, decorate), self._own)
 

@@ -14,16 +14,14 @@ from ._group import Group
 from ._idle import Idle
 from ._interrupts import for_each, in_new_thread
 from ._options import TaskDecorator
+from ._permits import Permits
 from ._phases import PENDING, RUNNING
 from ._runqueue import RunQueue
 from ._stats import PoolCounts
 from ._task import Task, Watcher
-from ._typing import TYPE_CHECKING, Any, TypeVar
+from ._typing import Any, TypeVar
 from ._waits import Waits
 from ._workers import Workers
-
-if TYPE_CHECKING:
-    from ._permits import Permits
 
 T = TypeVar("T")
 
@@ -96,8 +94,6 @@ class Registry:
         self.counts: PoolCounts = PoolCounts()
         self.permits: Permits | None = None
         if max_backlog is not None:
-            from ._permits import Permits
-
             self.permits = Permits(max_backlog, submit_timeout, name)
         self.idle = Idle()
         self.run_queue = RunQueue(self.idle.wake_all, None if self.permits is None else self.permits.in_use)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from ._binding import Binding
+from ._broadcast import broadcast
 from ._current import current
 from ._future import Future, wrap_future
 from ._group import Group
@@ -104,8 +105,6 @@ class StateView(Generic[S]):
         state was discarded since makes a new one for it, as for any task. On a view of a scope the calls are the
         scope's tasks. `InitializerError` is in the future of a worker that could not make its state.
         """
-        from ._broadcast import broadcast
-
         make = self._registry.maker(fn, args, kwargs, self._binding)
         return broadcast(self._registry, make, self._binding.holders, self._scope)
 

@@ -251,6 +251,11 @@ class Inside:
         """Of a registry whose pool may have gone."""
         return snapshot(self._thing)
 
+    def outlive_pool(self) -> Any:
+        """Have the workers be known, and their figures with them, when the pool of this registry has gone."""
+        self._thing.workers.dissolve = lambda: None
+        return self
+
     def permits_left(self) -> int:
         """How many tasks the backlog would still take."""
         return len(self.free_permits or ()) + int(self.unissued)

@@ -128,7 +128,7 @@ class Account:
     def opened(self, pool: Any) -> None:
         """Tell which pool it is. Keeps it not alive."""
         self.pool = weakref.ref(pool)
-        self.registry = inside(pool)
+        self.registry = inside(pool).outlive_pool()
 
     def add(self, name: str, number: int = 1) -> None:
         with self.lock:

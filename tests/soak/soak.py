@@ -236,7 +236,7 @@ class Round:
             idle_timeout=plan["idle_timeout"],
             copy_context=plan["copy_context"],
         )
-        self.registry = inside(self.pool)
+        self.registry = inside(self.pool).outlive_pool()
 
     def fault(self, text: str) -> None:
         """Something is not as promised."""
