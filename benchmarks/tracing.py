@@ -66,6 +66,7 @@ def check(
         ]
         in_turn(measures, 1)
         off, again, on = in_turn(measures, rounds)
+    print(f"  {'off':<24}{statistics.median(off):7.2f} µs", flush=True)
     for label, figures in ("off, recorded before", again), ("on", on):
         low, median, high = spread([one - other for one, other in zip(figures, off, strict=True)])
         print(f"  {label:<24}{median:+7.2f} µs  ({low:+.2f} to {high:+.2f})", flush=True)

@@ -51,6 +51,8 @@ class TimedTask:
 
     __slots__ = ("__qualname__", "_fn", "_logs", "outer", "started", "submitted")
 
+    started: int
+
     def __init__(self, fn: Callable[..., Any], name: str, logs: Logs) -> None:
         self._fn = fn
         self._logs = logs
@@ -61,18 +63,17 @@ class TimedTask:
         logs = self._logs
         if logs.stopped:
             return self._fn(*args)
-        log = logs.by_thread.get(_thread.get_ident()) or logs.here()
+        log = logs.find(_thread.get_ident()) or logs.here()
         outer = self.outer = log.running
-        started: int = perf_counter_ns()
-        self.started = started
         log.running = self
+        started = self.started = perf_counter_ns()
         try:
             result = self._fn(*args)
         except BaseException:
-            log.events.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), True))
+            log.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), True))
             log.running = outer
             raise
-        log.events.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), False))
+        log.extend(("task", self.__qualname__, self.submitted, started, perf_counter_ns(), False))
         log.running = outer
         return result
 

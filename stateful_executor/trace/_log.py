@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Protocol, TypeAlias, cast
 
@@ -28,21 +29,24 @@ class Log:
     `events`
         the fields of one after the other, six by six: a tuple for each would be one more object for collections to look
         through, which costs more than all the rest.
+    `extend`
+        adds to them.
     `running`
         the innermost task that runs.
     """
 
-    __slots__ = ("began", "events", "lane", "running")
+    __slots__ = ("began", "events", "extend", "lane", "running")
 
     def __init__(self, lane: str, limit: int) -> None:
         self.lane = lane
         self.began: int = perf_counter_ns()
         self.events: deque[str | int | bool] = deque(maxlen=limit * SIZE)
+        self.extend: Callable[[Iterable[str | int | bool]], None] = self.events.extend
         self.running: Running | None = None
 
     def add(self, kind: str, name: str, began: int, failed: bool = False) -> None:
         """What has just ended, other than a task."""
-        self.events.extend((kind, name, began, began, perf_counter_ns(), failed))
+        self.extend((kind, name, began, began, perf_counter_ns(), failed))
 
     def copy(self) -> list[Event]:
         """The events so far, from any thread."""
@@ -57,9 +61,9 @@ class Log:
 class Logs:
     """The logs of one recording.
 
-    `by_thread`
-        those of the workers there are, by the ident of their thread, which alone enters and leaves. Guarded by the
-        dict's own lock.
+    `by_thread`, `find`
+        those of the workers there are, by the ident of their thread, which alone enters and leaves; and a look at one.
+        Guarded by the dict's own lock.
     `all`
         those of workers that have left, too. Guarded by the list's own lock.
     `submitters`
@@ -68,11 +72,12 @@ class Logs:
         once set it stays set: a task that begins after that is not recorded.
     """
 
-    __slots__ = ("_limit", "all", "by_thread", "stopped", "submitters")
+    __slots__ = ("_limit", "all", "by_thread", "find", "stopped", "submitters")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self.by_thread: dict[int, Log] = {}
+        self.find: Callable[[int], Log | None] = self.by_thread.get
         self.all: list[Log] = []
         self.submitters = Log("", limit)
         self.stopped: bool = False
