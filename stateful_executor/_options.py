@@ -72,6 +72,8 @@ def checked_timeouts(
     submit_timeout: float | None, idle_timeout: float | None, exit_timeout: float | None
 ) -> tuple[float | None, float | None, float | None]:
     """All three as clocks and locks take them."""
+    if submit_timeout is idle_timeout is exit_timeout is None:  # as in most pools
+        return None, None, None
     return (
         timeout_in_seconds("submit_timeout", submit_timeout, "wait for ever"),
         timeout_in_seconds("idle_timeout", idle_timeout, "stay for ever"),
