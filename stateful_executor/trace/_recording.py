@@ -36,7 +36,7 @@ def record(pool: StatefulThreadPoolExecutor[Any], *, limit: int = LIMIT) -> Reco
     worker that runs a task just now from when that has ended. To see the teardowns at the end of the pool, have its
     `with` block inside this one, or stop the recording after it; it need not be stopped, and keeps no pool alive.
 
-    A pool that is not recorded pays nothing. One that is pays about 1 µs of CPU time for each task
+    A pool that is not recorded pays nothing. One that is pays 1 to 1.5 µs of CPU time for each task
     (`benchmarks/tracing.py`), by a `task_decorator` of sorts, whose frame is one more in the tracebacks of tasks.
     Nothing is kept of a task but its function's name and its times.
 
