@@ -85,7 +85,7 @@ class Idle:
 
     def wake_one(self) -> bool:
         """Wake the worker that parked last; False when there is none."""
-        if not self.workers:  # most often, and `popitem` would raise
+        if not self.workers:  # `popitem` would raise; whoever comes here has gone through the lock of `RunQueue.tail`
             return False
         try:
             # A loop's next item comes without a look at signals, while Ctrl-C could come right after a call of popitem.
@@ -137,7 +137,7 @@ class Idle:
 
     def _wake_last(self) -> bool | None:
         """Wake the worker that parked last; whether it slept, or None when there is none."""
-        if not self.workers:  # as in `wake_one`
+        if not self.workers:  # as in `wake_one`; who enters after `wake_to_leave` has looked sees `close_reason`
             return None
         try:
             for worker, _ in iter(self.workers.popitem, None):
