@@ -17,8 +17,9 @@ import os
 import sqlite3
 import sys
 import sysconfig
+import time
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from heapq import merge
@@ -92,6 +93,14 @@ def index(shards: StateView[Any], paths: list[Path], events: "Events") -> int:
     return sum(isinstance(task.exception(), WorkerLost) for task in tasks)
 
 
+def ask_all(shards: StateView[Any], fn: Callable[..., Any], *args: object) -> list[Any]:
+    """What each worker that there is says to `fn`. One may be gone that nobody has missed yet: then ask again."""
+    while True:
+        answers = shards.broadcast(fn, *args)  # each worker that there is, once
+        if not any(isinstance(answer.exception(), WorkerLost) for answer in answers):
+            return [answer.result() for answer in answers]
+
+
 class Events:
     """What happens to the cluster: a node joins after a third of the files, the first one is lost after two thirds."""
 
@@ -109,8 +118,15 @@ class Events:
         print("a node joins")
 
     def lose(self) -> None:
+        there = nodes_alive()
         self.cluster.remove_node(self.node, allow_graceful=False)
+        while nodes_alive() == there:  # till then its actors may go on
+            time.sleep(0.1)
         print("a node is lost")
+
+
+def nodes_alive() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def source_files() -> list[Path]:
@@ -134,12 +150,12 @@ def run(cluster: Any, files: list[Path], phrase: str) -> None:
         missing = files
         while missing:
             lost = index(shards, missing, events)
-            held = [future.result() for future in shards.broadcast(names)]  # each worker that there is, once
+            held = ask_all(shards, names)
             indexed = set().union(*held)
             assert sum(map(len, held)) == len(indexed)  # nothing is in two of them
             print(f"{len(missing):,} files sent, {lost} tasks lost; {len(indexed):,} are in {len(held)} shards")
             missing = [path for name, path in where.items() if name not in indexed]
-        hits = list(merge(*(future.result() for future in shards.broadcast(search, phrase))))
+        hits = list(merge(*ask_all(shards, search, phrase)))
     print(f'"{phrase}": {len(hits)} files', end="\n\n")
     for score, name, snippet in hits[:BEST]:
         print(f"{-score:6.2f}  {name}\n        {' '.join(snippet.split())}")

@@ -62,7 +62,7 @@ FIXED: dict[str, object] = {"max_concurrency": 1, "max_restarts": 0, "max_task_r
 REFUSED: set[str] = {*FIXED, "concurrency_groups", "get_if_exists", "lifetime", "name"}
 
 FIRST_LOOK, LAST_LOOK = 0.05, 1.0  # seconds between looks whether an actor that is not placed is still needed
-PATIENCE = 10.0  # seconds for Ray to say that an actor has ended which it was told to kill
+PATIENCE = 10.0  # seconds for Ray to say that an actor has ended which it was told to kill, or to place another one
 
 
 # On the cluster
@@ -156,11 +156,21 @@ class RayWorker:
         """Until the actor is there, or dead. `NotNeeded`: its initializer has not begun, and never will."""
         worker = cast("Worker", current.worker)
         ready = self._actor.ready.remote()
-        look = FIRST_LOOK
+        look, give_up = FIRST_LOOK, monotonic() + PATIENCE
         while not _wait([ready], timeout=look)[0]:
             if not is_needed(worker, worker.registry):
                 raise NotNeeded
+            if monotonic() > give_up:
+                self._fail_broadcasts(worker)
             look = min(2 * look, LAST_LOOK)
+
+    def _fail_broadcasts(self, worker: Worker) -> None:
+        """What the worker was given when it had another actor: there may never be room for this one."""
+        for task in list(worker.broadcasts):
+            lost = WorkerLost(
+                f"an actor of {self._name} was lost before its part of a broadcast, and there is no room for another"
+            )
+            worker._startup.fail(worker.registry, task, lost)
 
     # As `RemoteWorker` has it
 

@@ -32,13 +32,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+# Runs a script, and says where it hangs.
+HANGS_VISIBLY = """
+import faulthandler, runpy, sys
+
+faulthandler.dump_traceback_later(100, exit=True)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*args: str | Path, patience: int = 50) -> subprocess.CompletedProcess[str]:
     """Run a child interpreter that imports the same `stateful_executor` as these tests do."""
     package = str(Path(stateful_executor.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        [sys.executable, *map(str, args)], env=env, capture_output=True, encoding="utf-8", timeout=50, check=False
+        [sys.executable, *map(str, args)], env=env, capture_output=True, encoding="utf-8", timeout=patience, check=False
     )
 
 
@@ -206,9 +216,10 @@ def test_many_cores_counts_the_same_everywhere() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(150)
 def test_cluster_finds_all_that_it_was_given() -> None:
     requires_fts5()
-    child = run(EXAMPLES / "cluster.py", "--limit", "600")
+    child = run("-c", HANGS_VISIBLY, EXAMPLES / "cluster.py", "--limit", "600", patience=120)
     assert child.returncode == 0, child.stderr
     assert re.findall("^a node .*$", child.stdout, re.MULTILINE) == ["a node joins", "a node is lost"]
     sent = re.findall(

@@ -56,6 +56,22 @@ def test_node_lost_in_tasks(cluster: Cluster, gate: Gate) -> None:
             pool.shutdown()
 
 
+def test_node_lost_before_a_broadcast(cluster: Cluster, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for the part of a worker that there is no room for any more."""
+    monkeypatch.setattr("stateful_executor.ray.PATIENCE", 0.1)
+    with cluster.node(**ROOM) as lost, RAY.make(1, **NEEDS_ROOM) as pool:
+        running = pool.submit(gate.wait)
+        gate.until_came()
+        (part,) = pool.broadcast(kinds.where)
+        cluster.lose(lost)
+        assert isinstance(running.exception(), WorkerLost)
+        with pytest.raises(WorkerLost, match="no room for another"):
+            part.result(20)
+        assert not pool.broadcast(kinds.where)
+        with cluster.node(**ROOM):
+            assert pool.submit(kinds.add, 1).result(20) == 2
+
+
 def test_node_lost_idle(cluster: Cluster, gate: Gate) -> None:
     """No task waits for an actor that there is no room for, while others have nothing to do."""
     with cluster.node(**ROOM) as lost, RAY.make(4, **NEEDS_ROOM) as pool:
