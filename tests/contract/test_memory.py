@@ -605,7 +605,7 @@ def test_an_ended_pool_leaves_no_cycle(end: str, options: dict[str, Any]) -> Non
         del scope
         pool.broadcast(int)
         pool.resize(1)
-        refs = [weakref.ref(inside(pool).home), *map(weakref.ref, inside(pool).workers)]
+        refs = [weakref.ref(inside(pool).home), *map(weakref.ref, list(inside(pool).workers))]
         threads = pool._threads
         ENDS[end](pool)
         del pool
