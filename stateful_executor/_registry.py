@@ -386,14 +386,12 @@ def dropped(registry: Registry) -> Callable[[object], None]:
     """What a weakref calls when the pool of `registry` is collected."""
 
     def drop(_: object) -> None:
-        if registry.close_reason is not None and not registry.workers.unended:  # there is nobody to let go
-            registry.workers.dissolve()
-            return
-        try:
-            registry.close(shut_down)
-        except BaseException:  # Ctrl-C, which Python prints and then ignores here
-            registry.close(shut_down)
-            raise
+        if registry.close_reason is None or registry.workers.unended:  # else there is nobody to let go
+            try:
+                registry.close(shut_down)
+            except BaseException:  # Ctrl-C, which Python prints and then ignores here
+                registry.close(shut_down)
+                raise
         registry.workers.dissolve()
 
     return drop

@@ -79,7 +79,7 @@ class Startup:
         if breakage is not None:
             if error is not None:  # it failed before it ever succeeded: no task will ever run
                 tell(logger.critical, "Exception in initializer:", exc_info=error.__cause__)
-                self.fail_all(registry, breakage)
+                fail_all(registry, breakage)
             return False
         failures = [] if error is None else [error]
         error = None  # this frame may last for long
@@ -135,27 +135,13 @@ class Startup:
                 if not registry.run_queue.next_segment():
                     return
                 continue
-            if self.fail(registry, task, failures[0]):
+            if fail(registry, task, failures[0]):
                 failures.clear()
             with suppress(ValueError, IndexError):  # its turn may have come meanwhile
                 queue.remove(task)
                 registry.removal_failed(task)
             if not failures:
                 return
-
-    def fail(self, registry: Registry, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
-        """As `Registry.fail_unbegun`, in a worker: what a callback raises is logged."""
-        try:
-            return registry.fail_unbegun(task, error, silenced=silenced)
-        except BaseException:  # a callback's SystemExit
-            tell(logger.critical, "callback of %r raised", task)
-            return True
-
-    def fail_all(self, registry: Registry, breakage: Callable[[], Exception]) -> None:
-        """The pool is broken: accept no task, and fail those there are. May be done again."""
-        registry.close(breakage)
-        for task in registry.run_queue.pending():
-            self.fail(registry, task, breakage(), silenced=True)  # the log has the cause
 
     def _make_own_state(self, worker: Starting) -> InitializerError | None:
         assert self._binding is not None
@@ -166,6 +152,22 @@ class Startup:
         finally:
             worker.states.drop_overflow()
         return None
+
+
+def fail(registry: Registry, task: Future[Any], error: BaseException, *, silenced: bool = False) -> bool:
+    """As `Registry.fail_unbegun`, in a worker: what a callback raises is logged."""
+    try:
+        return registry.fail_unbegun(task, error, silenced=silenced)
+    except BaseException:  # a callback's SystemExit
+        tell(logger.critical, "callback of %r raised", task)
+        return True
+
+
+def fail_all(registry: Registry, breakage: Callable[[], Exception]) -> None:
+    """The pool is broken: accept no task, and fail those there are. May be done again."""
+    registry.close(breakage)
+    for task in registry.run_queue.pending():
+        fail(registry, task, breakage(), silenced=True)  # the log has the cause
 
 
 def _breakage(name: str, error: InitializerError) -> Callable[[], Exception]:

@@ -12,7 +12,7 @@ from ._interrupts import in_new_thread
 from ._naming import tell
 from ._registry import Registry
 from ._runner import Runner
-from ._startup import Startup
+from ._startup import Startup, fail, fail_all
 
 logger = logging.getLogger("concurrent.futures")
 
@@ -121,7 +121,7 @@ class Worker(Runner):
             else:
                 with suppress(IndexError):  # cancelled
                     task = self.broadcasts[0]
-                    self._startup.fail(self.registry, task, breakage(), silenced=True)
+                    fail(self.registry, task, breakage(), silenced=True)
                     self.forget_broadcast(task)
 
     # Ending
@@ -150,7 +150,7 @@ class Worker(Runner):
         self.states.tear_down_all()
         breakage = registry.workers.breakage
         if breakage is not None:
-            self._startup.fail_all(registry, breakage)  # it may have been cut off in there
+            fail_all(registry, breakage)  # it may have been cut off in there
         if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait
             return True

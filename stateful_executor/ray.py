@@ -23,7 +23,7 @@ from ._policy import StatePolicy
 from ._remote_pool import RemoteExecutor, RemoteOptions, new_name
 from ._remote_registry import UNCHECKED, RemoteRegistry
 from ._server import Server
-from ._startup import NotNeeded, is_needed
+from ._startup import NotNeeded, fail, is_needed
 from ._submitter import Yielding
 from ._typing import TypeVar
 from ._wire import Parts, Pickler, Wire
@@ -170,7 +170,7 @@ class RayWorker:
             lost = WorkerLost(
                 f"an actor of {self._name} was lost before its part of a broadcast, and there is no room for another"
             )
-            worker._startup.fail(worker.registry, task, lost)
+            fail(worker.registry, task, lost)
 
     # As `RemoteWorker` has it
 
