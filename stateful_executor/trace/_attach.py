@@ -65,8 +65,8 @@ class TimedTask:
             return self._fn(*args)
         log = logs.find(_thread.get_ident()) or logs.here()
         outer = self.outer = log.running
-        log.running = self
         started = self.started = perf_counter_ns()
+        log.running = self  # from here on others look at it
         try:
             result = self._fn(*args)
         except BaseException:
