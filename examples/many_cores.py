@@ -23,8 +23,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import typing_extensions
-
 import stateful_executor
 from stateful_executor import StatefulProcessPoolExecutor, StatefulThreadPoolExecutor
 
@@ -72,8 +70,7 @@ def measure(name: str, kind: type[Any], workers: int, files: list[Path]) -> Coun
 
 def on_free_threads(python: str) -> None:
     """The same program there, whose output is one line more."""
-    paths = [Path(stateful_executor.__file__).parents[1], Path(typing_extensions.__file__).parent]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    environment = os.environ | {"PYTHONPATH": str(Path(stateful_executor.__file__).parents[1])}
     subprocess.run([python, __file__, "--only-threads", *sys.argv[1:]], env=environment, check=True)
 
 

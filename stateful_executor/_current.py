@@ -47,9 +47,9 @@ class _Current:
 
     def after_fork(self) -> None:
         """In the child, into which no other thread came along."""
-        worker = self.worker
-        self._workers = {}
-        self.worker = worker
+        # Not by `get`, which locks the dict on CPython 3.13t: another thread may have had that lock, for ever in here.
+        workers, me = self._workers, _thread.get_ident()
+        self._workers = {me: workers[me]} if me in workers else {}
 
 
 current = _Current()

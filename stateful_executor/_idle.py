@@ -150,7 +150,7 @@ class Idle:
 
     def after_fork(self) -> None:
         """In the child, into which no worker came along."""
-        self.workers.clear()
+        self.workers = {}  # not `clear`, see `_Current.after_fork`
 
     def arrived(self, worker: Parked, found: bool, entries: Callable[[], int]) -> None:
         """`worker` slept and is awake: learn from whether it found a task; if submits relied on it, wake others.

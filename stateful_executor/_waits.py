@@ -70,7 +70,7 @@ class Waits:
 
     def after_fork(self) -> None:
         """In the child, into which no worker came along."""
-        self.waiting.clear()
+        self.waiting = {}  # not `clear`, see `_Current.after_fork`
 
     def _all_wait(self) -> bool:
         self.waiting.pop(None, None)  # locks it

@@ -394,5 +394,5 @@ class Workers:
         """In the child, into which no worker came along."""
         self.lock = _thread.RLock()
         self.can_grow = False
-        self.unended.clear()
-        self.coming.clear()
+        self.unended = {}  # not `clear`, see `_Current.after_fork`
+        self.coming = {}

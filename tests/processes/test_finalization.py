@@ -270,7 +270,7 @@ def test_a_hook_of_threading_that_raises() -> None:
         threading._register_atexit(fails)
     """)
     assert (code, lines) == (0, ["ran", TORN])
-    assert errors.count("LookupError") == 1
+    assert errors.count("LookupError") == (1 if sys.version_info < (3, 15) else 2)  # 3.15 calls the hook again
 
 
 @pytest.mark.parametrize("registered", ["before", "after"])
