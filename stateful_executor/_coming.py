@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from ._future import Future
 from ._registry import Registry
+from ._typing import Any
 from ._workers import PACED, PoolWorker
 
 
@@ -62,13 +64,17 @@ def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) 
             registry.no_worker(error, relied)
     finally:
         try:
-            _replace(registry, can_start=error is None)
+            _replace(registry, relied, can_start=error is None)
         finally:
             registry.workers.has_ended(worker)  # last: who joins is to find the next one
 
 
-def _replace(registry: Registry, *, can_start: bool) -> None:
+def _replace(registry: Registry, relied: list[Future[Any]], *, can_start: bool) -> None:
     registry.waits.look(can_start=can_start)
+    if not can_start and set(registry.run_queue.pending()).issubset(relied):
+        # Those that are there will do. To start one more would fail again, and again for as long as they are there.
+        registry.idle.wake_one()
+        return
     registry.notify_if_work_pending()
     try:
         error = _see_to_tasks(registry)

@@ -336,6 +336,25 @@ class TestStarts:
             pool.submit(int).result(20)
         pool.shutdown()
 
+    def test_one_is_left_when_another_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is memory for no more: nobody tries again and again, and the task is left to the one that is there."""
+        tries = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def fail(_: Worker, **how: bool) -> NoReturn:
+            tries.append(None)
+            raise MemoryError
+
+        with monkeypatch.context() as patch, StatefulThreadPoolExecutor(2, "w") as pool:
+            pool.submit(lambda: (begun.set(), go_on.wait()))
+            begun.wait()
+            patch.setattr(*hook("PoolThread.begin"), fail)
+            future = pool.submit(where)
+            until(lambda: pool.stats().workers == 1)
+            go_on.set()
+            assert future.result(5) == "w_0"
+            assert len(tries) == 1
+
     def test_all_die(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is memory for none: the tasks fail, and nobody waits for a worker for ever."""
 
