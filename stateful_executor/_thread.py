@@ -50,25 +50,26 @@ class PoolThread:
         """What starts the thread as it makes its first item: one call in C. To be dropped after that."""
         thread: Any = self.thread
         if threading.Thread.start is not _OWN_START:
-            start = partial(_thread.start_new_thread, _Beginning(self, by_threading=True), ())
+            start = partial(_thread.start_new_thread, _beginning(self, by_threading=True), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
             start = partial(
                 threading._start_joinable_thread,  # type: ignore[attr-defined]
-                _Beginning(self),
-                handle=thread._handle,
+                _beginning(self),
+                handle=getattr(thread, _HANDLE),
                 daemon=thread._daemonic,
             )
         else:
             self.limbo = threading._limbo  # type: ignore[attr-defined]
-            start = partial(threading._start_new_thread, _Beginning(self), ())  # type: ignore[attr-defined]
+            start = partial(threading._start_new_thread, _beginning(self), ())  # type: ignore[attr-defined]
         return iter(start, self)
 
     def join_started(self, timeout: float | None) -> None:
         """Wait until the thread is gone, or `timeout` seconds have passed; or return at once."""
         thread: Any = self.thread
         if sys.version_info >= (3, 13) and self.limbo is vars(threading).get("_limbo"):
-            thread._handle.join(timeout if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+            handle = getattr(thread, _HANDLE)
+            handle.join(timeout if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
 
     def join_thread(self) -> None:
         """After `ended`: the thread has a few instructions left, and thread-locals to drop, with destructors.
@@ -146,32 +147,29 @@ class PoolThread:
         raise NotImplementedError
 
 
-class _Beginning:
-    """What a new thread calls. Tells when that ends without having become a worker, or without having begun.
+def _beginning(worker: PoolThread, *, by_threading: bool = False) -> Callable[[], object]:
+    """What a new thread calls. Tells when that ends without having become a worker, or without having begun."""
+    life = _life(worker, by_threading)
+    next(life)
+    return partial(next, life, None)
 
-    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
-    instruction. Then nobody but this object's destructor is left to tell.
+
+def _life(worker: PoolThread, by_threading: bool) -> Iterator[None]:
+    """Is begun by who starts the thread, which goes on with it: so even what is thrown there first, is in the `try`.
+
+    (On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
+    instruction.) No destructor: free-threaded builds would call that in the starter's thread, and Ctrl-C be lost there.
     """
-
-    __slots__ = ("_by_threading", "_worker")
-
-    def __init__(self, worker: PoolThread, *, by_threading: bool = False) -> None:
-        self._worker: PoolThread | None = worker
-        self._by_threading = by_threading
-
-    def __call__(self) -> None:
-        worker = self._worker
-        assert worker is not None
+    answerable = True
+    try:
+        yield
         try:
-            worker.begin(by_threading=self._by_threading)
-            if self._by_threading:
-                self._worker = None  # from here on it is up to that thread
+            worker.begin(by_threading=by_threading)
+            answerable = not by_threading  # from here on it is up to that thread
         except Exception as exc:  # no memory, say
             worker.never_came(exc)
-
-    def __del__(self) -> None:
-        worker: PoolThread | None = getattr(self, "_worker", None)  # Ctrl-C may come before `__init__`
-        if worker is not None and worker.index >= 0 and worker.start_claim:
+    finally:  # also when this is dropped, and has not begun
+        if answerable and worker.index >= 0 and worker.start_claim:
             try:
                 _thread.start_new_thread(in_new_thread, (worker.never_came, None))
             except Exception:  # there is no thread to be had, or no memory for one
@@ -186,14 +184,21 @@ def _new_thread(target: Callable[[], None], name: str, daemon: bool) -> threadin
 
 
 _START = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
-_HAS_PARTS = hasattr(threading, "_limbo") and hasattr(threading, _START) and hasattr(threading.Thread, "_bootstrap")
+_HANDLE = "_os_thread_handle" if sys.version_info >= (3, 14) else "_handle"  # up to 3.12 there is none
+
+
+def _has_parts() -> bool:
+    """Whether this Python's `threading` has all the private names that `PoolThread.starts` takes."""
+    of_thread = ["_bootstrap"] if sys.version_info < (3, 13) else ["_bootstrap", "_daemonic", _HANDLE]
+    thread = threading.Thread(name="never started", daemon=False)  # neither counts it nor asks for the current one
+    return all(hasattr(threading, name) for name in ("_limbo", _START)) and all(hasattr(thread, n) for n in of_thread)
 
 
 def _own_start() -> object:
     """Python's own `Thread.start`; None where it has not these parts, or was replaced before this import."""
     start = threading.Thread.start
     is_own = type(start) is FunctionType and start.__globals__ is vars(threading)
-    return start if _HAS_PARTS and is_own else None
+    return start if is_own and _has_parts() else None
 
 
 _OWN_START = _own_start()
