@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from contextlib import suppress
 from itertools import repeat
@@ -12,14 +11,11 @@ from ._idle import Parked
 from ._interrupts import locked
 from ._parker import Parker
 from ._registry import Registry
+from ._runqueue import HAS_GIL
 from ._states import Owner, Request
 from ._task import Task
 from ._typing import Any
 from ._workers import PoolWorker
-
-# Without it those that are woken run at once, and may have destructors to run first, of objects that they made: nobody
-# is relied on then, see `Idle.searching`.
-HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Mailbox(Parked, PoolWorker, Owner):
@@ -83,6 +79,8 @@ class Mailbox(Parked, PoolWorker, Owner):
         """Sleep until somebody takes this worker out of `Idle.workers`; False when `idle_timeout` seconds passed."""
         registry = self.registry
         timeout = registry.idle_timeout
+        # Without a GIL those that are woken run at once, and may have destructors to run first, of objects that they
+        # made: nobody is relied on then, see `Idle.searching`.
         self.asleep = HAS_GIL
         if timeout is None:
             self._block()

@@ -159,7 +159,8 @@ class Registry:
             tail.append(task)
             if tail is not run_queue.tail:
                 run_queue.append_again(task)
-            run_queue.high_water_stale = True
+            if not run_queue.high_water_stale:
+                run_queue.high_water_stale = True
             idle = self.idle
             if (idle.workers and not idle.searching) or self.workers.can_grow or self.close_reason is not None:
                 self._attend(task)
