@@ -336,6 +336,25 @@ class TestStarts:
             pool.submit(int).result(20)
         pool.shutdown()
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "start of a thread",
+            pytest.param(
+                "handle of a thread",
+                marks=pytest.mark.skipif(sys.version_info < (3, 13), reason="there, a thread has none"),
+            ),
+        ],
+    )
+    def test_another_python(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One day `threading` has a private name no more: threads are started by its own `start` then."""
+        assert getattr(*hook("Python's own start")) is threading.Thread.start
+        monkeypatch.setattr(*hook(name), "gone")
+        monkeypatch.setattr(*hook("Python's own start"), getattr(*hook("find Python's own start"))())
+        assert getattr(*hook("Python's own start")) is None
+        with StatefulThreadPoolExecutor(1, "w") as pool:
+            assert pool.submit(where).result(5) == "w_0"
+
     def test_one_is_left_when_another_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is memory for no more: nobody tries again and again, and the task is left to the one that is there."""
         tries = []
