@@ -9,12 +9,15 @@ from ._registry import Registry
 from ._typing import Any
 from ._workers import PACED, PoolWorker
 
+MOST_TRIES = 8  # to start a thread in place of one that had no memory, before tasks are left to those that are there
+
 
 def start_next(registry: Registry, worker: PoolWorker) -> None:
     """`worker` has come: see to the tasks that were left to it to look at.
 
     In its thread. May be done again. Whoever submits relies on it, see `Workers`.
     """
+    registry.workers.failed_in_a_row = 0
     registry.workers.look_again()
     if PACED:
         try:
@@ -71,10 +74,15 @@ def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) 
 
 def _replace(registry: Registry, relied: list[Future[Any]], *, can_start: bool) -> None:
     registry.waits.look(can_start=can_start)
-    if not can_start and set(registry.run_queue.pending()).issubset(relied):
-        # Those that are there will do. To start one more would fail again, and again for as long as they are there.
-        registry.idle.wake_one()
-        return
+    workers = registry.workers
+    if can_start:
+        workers.failed_in_a_row = 0
+    else:
+        workers.failed_in_a_row += 1
+        if workers.failed_in_a_row > MOST_TRIES and set(registry.run_queue.pending()).issubset(relied):
+            # Those that are there will do. To try again would go on for as long as they are there.
+            registry.idle.wake_one()
+            return
     registry.notify_if_work_pending()
     try:
         error = _see_to_tasks(registry)

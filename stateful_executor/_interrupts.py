@@ -19,6 +19,8 @@ from ._typing import Any, TypeVar
 
 T = TypeVar("T")
 
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+
 
 def in_new_thread(fn: Callable[..., object], *args: Any) -> None:
     """Call `fn(*args)` in a thread of its own. Is itself what `start_new_thread` is given, in a bare thread.

@@ -8,10 +8,9 @@ from itertools import repeat
 
 from ._future import Future
 from ._idle import Parked
-from ._interrupts import locked
+from ._interrupts import HAS_GIL, locked
 from ._parker import Parker
 from ._registry import Registry
-from ._runqueue import HAS_GIL
 from ._states import Owner, Request
 from ._task import Task
 from ._typing import Any

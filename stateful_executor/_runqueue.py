@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +9,11 @@ from contextlib import suppress
 from itertools import count, repeat
 
 from ._future import Future
+from ._interrupts import HAS_GIL
 from ._stats import ONE
 from ._typing import Any
 
 MIN_TOMBSTONES = 64
-HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class RunQueue:

@@ -11,7 +11,7 @@ from contextvars import Context
 from functools import partial
 from types import FunctionType
 
-from ._interrupts import in_new_thread
+from ._interrupts import HAS_GIL, in_new_thread
 from ._typing import Any
 
 POLLS = 100  # before a thread that ends is given more time between two looks
@@ -50,18 +50,18 @@ class PoolThread:
         """What starts the thread as it makes its first item: one call in C. To be dropped after that."""
         thread: Any = self.thread
         if threading.Thread.start is not _OWN_START:
-            start = partial(_thread.start_new_thread, _beginning(self, by_threading=True), ())
+            start = partial(_thread.start_new_thread, _Watched(self, by_threading=True), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
             start = partial(
                 threading._start_joinable_thread,  # type: ignore[attr-defined]
-                _beginning(self),
+                _Watched(self),
                 handle=getattr(thread, _HANDLE),
                 daemon=thread._daemonic,
             )
         else:
             self.limbo = threading._limbo  # type: ignore[attr-defined]
-            start = partial(threading._start_new_thread, _beginning(self), ())  # type: ignore[attr-defined]
+            start = partial(threading._start_new_thread, _Watched(self), ())  # type: ignore[attr-defined]
         return iter(start, self)
 
     def join_started(self, timeout: float | None) -> None:
@@ -147,33 +147,50 @@ class PoolThread:
         raise NotImplementedError
 
 
-def _beginning(worker: PoolThread, *, by_threading: bool = False) -> Callable[[], object]:
-    """What a new thread calls. Tells when that ends without having become a worker, or without having begun."""
-    life = _life(worker, by_threading)
-    next(life)
-    return partial(next, life, None)
+class _Beginning:
+    """What a new thread calls. Tells when that ends without having become a worker."""
 
+    __slots__ = ("_by_threading", "_worker")
 
-def _life(worker: PoolThread, by_threading: bool) -> Iterator[None]:
-    """Is begun by who starts the thread, which goes on with it: so even what is thrown there first, is in the `try`.
+    def __init__(self, worker: PoolThread, *, by_threading: bool = False) -> None:
+        self._worker: PoolThread | None = worker
+        self._by_threading = by_threading
 
-    (On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
-    instruction.) No destructor: free-threaded builds would call that in the starter's thread, and Ctrl-C be lost there.
-    """
-    answerable = True
-    try:
-        yield
+    def __call__(self) -> None:
+        worker = self._worker
+        assert worker is not None
         try:
-            worker.begin(by_threading=by_threading)
-            answerable = not by_threading  # from here on it is up to that thread
+            if not HAS_GIL:  # there, a destructor is called in the starter's thread, and would lose Ctrl-C
+                self.__class__ = _Beginning
+            worker.begin(by_threading=self._by_threading)
+            if self._by_threading:
+                self._worker = None  # from here on it is up to that thread
         except Exception as exc:  # no memory, say
             worker.never_came(exc)
-    finally:  # also when this is dropped, and has not begun
-        if answerable and worker.index >= 0 and worker.start_claim:
+        finally:
+            if not HAS_GIL:
+                self._tell()
+
+    def _tell(self) -> None:
+        worker: PoolThread | None = getattr(self, "_worker", None)  # Ctrl-C may come before `__init__`
+        if worker is not None and worker.index >= 0 and worker.start_claim:
             try:
                 _thread.start_new_thread(in_new_thread, (worker.never_came, None))
             except Exception:  # there is no thread to be had, or no memory for one
                 worker.never_came(None)
+
+
+class _Watched(_Beginning):
+    """As long as it has not begun, or, with a GIL, not ended: tells that also when it never does begin.
+
+    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
+    instruction. Then nobody but this object's destructor is left to tell.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self._tell()
 
 
 def _new_thread(target: Callable[[], None], name: str, daemon: bool) -> threading.Thread:

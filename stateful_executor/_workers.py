@@ -85,6 +85,8 @@ class Workers:
         whether the pool's own initializer has ever succeeded; and what tasks get since it failed before that.
     `retired_counts`
         what the retired ones had counted.
+    `failed_in_a_row`
+        threads that ended for want of memory since the last one that came. Of two who write at once either may win.
     `_watchers`
         who waits until nobody is in `coming`, or in `unended`. Guarded by its own lock.
     `_dissolved`
@@ -129,7 +131,7 @@ class Workers:
         self.initialized_once = False
         self.breakage: Callable[[], Exception] | None = None
         self.retired_counts: Counts = Counts()
-        self._numbered: int = 0
+        self.failed_in_a_row = self._numbered = 0
         self._watchers: dict[Parker, dict[PoolWorker, None]] = {}
         self._run_queue = run_queue
         self._pool: PoolState = weakref.proxy(pool)  # which has this
