@@ -138,9 +138,9 @@ class Interrupt:
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         """The handler of SIGINT."""
-        if frame is not None and frame.f_code is Interrupt._trace.__code__:
-            interrupt_main()  # the trace function of a generator that was suspended: the point comes after that
-            return
+        if frame is not None and frame.f_code in _OF_TRACE:
+            for _ in self._ring:  # no call, after which it would come in here
+                return  # the trace function of a generator that was suspended: the point comes after that
         sys.settrace(None)
         if frame is not None and frame.f_code is Interrupt.__exit__.__code__:
             return  # no point was left in what is tested
@@ -170,6 +170,9 @@ class Interrupt:
             if self._over:
                 self._gone.release()
                 return
+
+
+_OF_TRACE = {Interrupt._trace.__code__, Interrupt._raise.__code__, _ours.__code__}
 
 
 def _is_ignored(frame: FrameType | None) -> bool:
