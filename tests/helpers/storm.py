@@ -51,8 +51,9 @@ class Round:
         )
 
     def make(self) -> int:
-        self.made.append(threading.get_ident())
-        return self.made[-1]
+        thread = threading.get_ident()
+        self.made.append(thread)
+        return thread
 
     def tear_down(self, thread: int) -> None:
         assert thread == threading.get_ident()
