@@ -161,7 +161,7 @@ class _Beginning:
         assert worker is not None
         try:
             if not HAS_GIL:  # there, a destructor is called in the starter's thread, and would lose Ctrl-C
-                self.__class__ = _Beginning
+                self.__class__ = _Beginning  # pyright: ignore[reportAttributeAccessIssue]
             worker.begin(by_threading=self._by_threading)
             if self._by_threading:
                 self._worker = None  # from here on it is up to that thread
