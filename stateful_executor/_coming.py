@@ -75,14 +75,11 @@ def never_came(registry: Registry, worker: PoolWorker, error: Exception | None) 
 def _replace(registry: Registry, relied: list[Future[Any]], *, can_start: bool) -> None:
     registry.waits.look(can_start=can_start)
     workers = registry.workers
-    if can_start:
-        workers.failed_in_a_row = 0
-    else:
-        workers.failed_in_a_row += 1
-        if workers.failed_in_a_row > MOST_TRIES and set(registry.run_queue.pending()).issubset(relied):
-            # Those that are there will do. To try again would go on for as long as they are there.
-            registry.idle.wake_one()
-            return
+    workers.failed_in_a_row = 0 if can_start else workers.failed_in_a_row + 1
+    if workers.failed_in_a_row > MOST_TRIES and set(registry.run_queue.pending()).issubset(relied):
+        # Those that are there will do. To try again would go on for as long as they are there.
+        registry.idle.wake_one()
+        return
     registry.notify_if_work_pending()
     try:
         error = _see_to_tasks(registry)

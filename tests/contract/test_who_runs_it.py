@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from inside import hook, inside
+from inside import HAS_GIL, hook, inside
 from starts import fail_to_start
 from threads import PATIENCE, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
 
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 Pool = StatefulThreadPoolExecutor[Any]
 
 WAYS: dict[str, Callable[[Pool, Callable[[], Any]], Any]] = {
@@ -128,7 +126,9 @@ class TestAnotherOne:
             assert pool.submit(pay).result(PATIENCE) == ["payment"]
         assert committed == [["audit"]]
 
-    @pytest.mark.skipif(not GIL, reason="there, an object goes when the thread that made it runs, and that is asleep")
+    @pytest.mark.skipif(
+        not HAS_GIL, reason="there, an object goes when the thread that made it runs, and that is asleep"
+    )
     def test_destructor(self) -> None:
         """Of a result, which a worker drops when it seems idle already: the other idle one is woken for the task."""
         pairs: list[tuple[str, str]] = []

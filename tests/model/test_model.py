@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextvars
 import gc
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from inside import HAS_GIL
 from ledger import PATIENCE, Account, Gate, Ledger, Task, discarding, gated, nesting, raising, returning, wait_for
 
 from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, StatePolicy
@@ -37,13 +37,13 @@ from stateful_executor import BacklogFull, StatefulThreadPoolExecutor, StatePoli
 pytestmark = pytest.mark.timeout(0 if "STATEFUL_EXECUTOR_EXAMPLES" in os.environ else 300)  # time to shrink, too
 
 LIVELY = 6  # tasks before a pool is shut down, lest most of them live for no more than one or two
-GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 EXAMPLES = int(os.environ.get("STATEFUL_EXECUTOR_EXAMPLES", "0"))
 
 
 def profile(examples: int, **kwargs: Any) -> settings:
     return settings(
-        max_examples=EXAMPLES or (examples if GIL else examples // 4),  # without it 20 s become 100 on a busy machine
+        max_examples=EXAMPLES
+        or (examples if HAS_GIL else examples // 4),  # without it 20 s become 100 on a busy machine
         derandomize=not EXAMPLES,  # the same examples each time: no new one fails on an unrelated change
         database=None,
         deadline=None,  # a thread may have to wait for the machine
