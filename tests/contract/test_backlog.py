@@ -261,7 +261,7 @@ def test_sweeping_keeps_the_order() -> None:
     go_on = threading.Event()
     order: list[int] = []
     with StatefulThreadPoolExecutor(1) as pool:
-        pool.submit(go_on.wait)
+        until(pool.submit(go_on.wait).running)
         futures = [pool.submit(order.append, number) for number in range(5_000)]
         for number, future in reversed(list(enumerate(futures))):
             if number % 7:

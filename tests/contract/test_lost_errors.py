@@ -330,7 +330,7 @@ class TestTaken:
         with pool.scope() as scope:
             if how == "cancelled by a scope":
                 go_on = threading.Event()
-                scope.submit(go_on.wait)
+                until(scope.submit(go_on.wait).running)
                 future = scope.submit(int)
                 scope.cancel()
                 go_on.set()

@@ -746,7 +746,7 @@ class TestCancelledByOthers:
     def test_while_the_iterator_sleeps(self, single: EntryPoint) -> None:
         """It is woken."""
         go_on = threading.Event()
-        single.pool.submit(go_on.wait)
+        until(single.pool.submit(go_on.wait).running)
         results = single.map_unordered(abs, range(3))
 
         def cancel() -> None:
@@ -766,7 +766,7 @@ class TestCancelledByOthers:
         go_on = threading.Event()
         with StatefulThreadPoolExecutor(1, initializer=list) as pool:
             with pool.scope() as scope:
-                scope.submit(go_on.wait)
+                until(scope.submit(go_on.wait).running)
                 results = (
                     scope.with_state().map_unordered(lambda _, n: n, range(3))
                     if view

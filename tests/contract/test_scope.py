@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from inside import inside
+from threads import until
 
 from stateful_executor import Scope, StatefulThreadPoolExecutor
 
@@ -97,7 +98,7 @@ class TestJoin:
         pool = StatefulThreadPoolExecutor(1)
         go_on = threading.Event()
         with pool.scope() as scope:
-            scope.submit(go_on.wait)
+            until(scope.submit(go_on.wait).running)
             future = scope.submit(int)
             pool.shutdown(wait=False, cancel_futures=True)
             go_on.set()
@@ -250,7 +251,7 @@ class TestCancel:
         go_on = threading.Event()
         with StatefulThreadPoolExecutor(1) as pool:
             with pool.scope() as scope:
-                scope.submit(go_on.wait)
+                until(scope.submit(go_on.wait).running)
                 waiting = scope.submit(int)
                 scope.cancel()
                 go_on.set()

@@ -170,7 +170,7 @@ class TestFailFast:
         """A task that another party finishes with an error has failed, too."""
         go_on = threading.Event()
         with pytest.raises(ExceptionGroup) as caught, single.scope(fail_fast=True) as scope:
-            scope.submit(go_on.wait)
+            until(scope.submit(go_on.wait).running)
             by_hand, waiting = scope.submit(int), scope.submit(int)
             by_hand.set_exception(ValueError("by hand"))
             assert waiting.cancelled()
