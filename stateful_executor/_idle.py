@@ -8,7 +8,6 @@ from itertools import repeat
 
 MAX_WASTED_WAKES = 8  # as many good ones it takes to notice that wakes are wasted no more
 WOKEN_AT_ONCE = 2
-LEAVE_AT_ONCE = 2
 
 
 class Parked:
@@ -122,13 +121,16 @@ class Idle:
             self.wake(worker)
 
     def wake_to_leave(self) -> None:
-        """The pool is closed: those that sleep wake each other, see `wake_next`; the others are woken here."""
-        chains = LEAVE_AT_ONCE
+        """The pool is closed: those that sleep wake each other, see `wake_next`; the others are woken here.
+
+        One after the other: of two that are awake at once, one waits for the GIL, and is put to sleep for that.
+        """
+        woken = False
         for worker in self.workers.copy():
             if not worker.asleep:
                 self.wake(worker)
-            elif chains > 0:
-                chains -= self.wake(worker)
+            elif not woken:
+                woken = self.wake(worker)
 
     def wake_next(self) -> None:
         """Wake the next worker to leave, by one that was woken; and whoever does not sleep on the way to it."""

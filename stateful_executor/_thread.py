@@ -25,6 +25,8 @@ class PoolThread:
         whoever finds that it will never come takes it. Whoever comes first decides.
     `index`
         the number in the thread's name; -1 until it has one. Guarded by the lock of the pool's workers.
+    `by_threading`
+        whether `Thread.start` is called, by a thread in between. Written before the start.
     `limbo`
         where `threading` has the threads that are to start. The new thread takes itself out.
     `ended`
@@ -35,7 +37,7 @@ class PoolThread:
     left of `Thread.start`, and makes itself known to `threading`. Where a tool has replaced `Thread.start`, or a later
     Python has none of the private names that this takes, a thread in between calls `Thread.start`.
 
-    Nobody waits in here. Who waits for a thread's end waits in `Workers`, for `_has_ended`.
+    Nobody waits in here. Who waits for a thread's end waits in `Workers`, for `has_ended`.
     """
 
     def __init__(self, name: str, daemon: bool) -> None:
@@ -43,6 +45,7 @@ class PoolThread:
         self.index: int = -1
         self.thread: threading.Thread = _new_thread(self._live, name, daemon)
         self.start_claim: list[None] = [None]
+        self.by_threading: bool = False
         self.limbo: dict[threading.Thread, threading.Thread] = {}
         self.ended: bool = False
 
@@ -50,7 +53,8 @@ class PoolThread:
         """What starts the thread as it makes its first item: one call in C. To be dropped after that."""
         thread: Any = self.thread
         if threading.Thread.start is not _OWN_START:
-            start = partial(_thread.start_new_thread, _Watched(self, by_threading=True), ())
+            self.by_threading = True
+            start = partial(_thread.start_new_thread, _Watched(self), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
             start = partial(
@@ -103,10 +107,10 @@ class PoolThread:
         """Whether this is the calling thread, outside of what the worker does: before that, or in destructors after."""
         return self.thread.ident == _thread.get_ident() and not self.is_gone()
 
-    def begin(self, *, by_threading: bool) -> None:
+    def begin(self) -> None:
         """In the new thread, or in the one in between."""
         self.thread.name = f"{self._name}_{self.index}"
-        if by_threading:
+        if self.by_threading:
             self.thread.start()
         else:
             self.thread._bootstrap()  # type: ignore[attr-defined]
@@ -125,21 +129,22 @@ class PoolThread:
             except BaseException:  # thrown into this thread before it was at work
                 self._run_worker()
         finally:
+            self.ended = True
             try:
-                self._say_ended()
+                if self.by_threading:
+                    self.has_ended()
             except BaseException:  # thrown into this thread: another one says it
-                _thread.start_new_thread(self._say_ended, ())
-
-    def _say_ended(self) -> None:
-        self.ended = True
-        self._has_ended()
+                _thread.start_new_thread(self.has_ended, ())
 
     def _run_worker(self) -> None:
         """All that the worker does. Called again when it was cut off before its first step."""
         raise NotImplementedError
 
-    def _has_ended(self) -> None:
-        """Tell who waits for that. May be called again."""
+    def has_ended(self) -> None:
+        """Tell who waits for that. May be called again.
+
+        In the thread, and as late as can be: who is woken needs the GIL, and sleeps once more if it is not free.
+        """
         raise NotImplementedError
 
     def never_came(self, error: Exception | None) -> None:
@@ -150,11 +155,10 @@ class PoolThread:
 class _Beginning:
     """What a new thread calls. Tells when that ends without having become a worker."""
 
-    __slots__ = ("_by_threading", "_worker")
+    __slots__ = ("_worker",)
 
-    def __init__(self, worker: PoolThread, *, by_threading: bool = False) -> None:
+    def __init__(self, worker: PoolThread) -> None:
         self._worker: PoolThread | None = worker
-        self._by_threading = by_threading
 
     def __call__(self) -> None:
         worker = self._worker
@@ -162,12 +166,17 @@ class _Beginning:
         try:
             if not HAS_GIL:  # there, a destructor is called in the starter's thread, and would lose Ctrl-C
                 self.__class__ = _Beginning  # pyright: ignore[reportAttributeAccessIssue]
-            worker.begin(by_threading=self._by_threading)
-            if self._by_threading:
+            worker.begin()
+            if worker.by_threading:
                 self._worker = None  # from here on it is up to that thread
         except Exception as exc:  # no memory, say
             worker.never_came(exc)
         finally:
+            try:
+                if worker.ended and not worker.by_threading:
+                    worker.has_ended()
+            except BaseException:  # as in `PoolThread._live`
+                _thread.start_new_thread(worker.has_ended, ())
             if not HAS_GIL:
                 self._tell()
 

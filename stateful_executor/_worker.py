@@ -166,12 +166,11 @@ class Worker(Runner):
         current.worker = None
         self._over = True
 
-    def _has_ended(self) -> None:
+    def has_ended(self) -> None:
         """As `PoolThread` has it."""
-        registry = self.registry
-        if registry.close_reason is not None:
-            registry.idle.wake_next()
-        registry.workers.has_ended(self)
+        self.registry.workers.has_ended(self)
+        if self.registry.close_reason is not None:
+            self.registry.idle.wake_next()
 
     def never_came(self, error: Exception | None) -> None:
         """As `PoolThread` has it."""

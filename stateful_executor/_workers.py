@@ -350,7 +350,8 @@ class Workers:
             last[0].join_started(deadline.left())
         if self.unended and not self._watch(self.unended, deadline):
             return False
-        for worker in [] if self._pool.forked else locked(self.lock, lambda: [*self.live, *self.retired]):
+        # Without the lock: there is nobody left to move from one to the other.
+        for worker in [] if self._pool.forked else [*self.live, *self.retired]:
             worker.join_thread()
         return True
 
