@@ -10,7 +10,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 
 from ._binding import Binding
-from ._current import current, sleep
+from ._current import current
 from ._naming import cannot_copy
 from ._parker import Deadline, Parker
 from ._phases import CANCELLED_AND_NOTIFIED, FAILED, FINISHED, PENDING, RUNNING, shown
@@ -151,8 +151,10 @@ class Future(Task[T]):
                 "are in the parent"
             )
         deadline = None if timeout is None else Deadline(timeout)
-        helper = None if timeout is not None and timeout <= 0 else current_helper(home)
+        worker = current.worker
+        helper = None if worker is None or (timeout is not None and timeout <= 0) else current_helper(home)
         parker = Parker()
+        park = parker.park if worker is None else partial(worker.sleep, parker)
         self._watch(parker)
         try:
             wait = None if helper is None else helper.begin_wait(parker, self)
@@ -163,7 +165,7 @@ class Future(Task[T]):
                         break
                     if wait is not None and wait.told and claim:
                         helper.help(self)  # type: ignore[union-attr]  # there is one then; called here to save stack
-                    elif not sleep(parker, None if deadline is None else deadline.left()) and not self.done():
+                    elif not park(None if deadline is None else deadline.left()) and not self.done():
                         raise TimeoutError(f"{self!r} has not ended after {timeout} seconds")
                     continue
             finally:

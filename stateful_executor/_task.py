@@ -316,10 +316,7 @@ class Task(concurrent.futures.Future[T]):
         return calls_back
 
     def _has_callbacks(self) -> bool:
-        for watcher in list(self._watchers or ()):  # noqa: SIM110  # `any` would take three times as long
-            if isinstance(watcher, list):
-                return True
-        return False
+        return list in map(type, self._watchers or ())
 
     def _call_backs(self) -> None:
         for_each([watcher for watcher in list(self._watchers or ()) if isinstance(watcher, list)], self._call_back)

@@ -88,17 +88,20 @@ class Worker(Runner):
                 if self._cut_off:  # in a task that ran inside another one, which went on
                     self._end_cut_off()
             if self.inbox or self.broadcasts:
-                if self.listed_idle:
-                    self._be_busy()
-                elif not ran:  # it may have been woken for a task, and asked for something else before it came to that
-                    self._pass_on()
-            if self.inbox:
-                self._answer()
-            if self.broadcasts:
-                self._run_broadcasts()
+                self._see_to_mail(ran)
             dismissed = self.registry.workers.too_many and self._is_dismissed()
             if dismissed or (self._startup.may_lose_state and self._has_lost_state()):
                 return
+
+    def _see_to_mail(self, ran: bool) -> None:
+        if self.listed_idle:
+            self._be_busy()
+        elif not ran:  # it may have been woken for a task, and asked for something else before it came to that
+            self._pass_on()
+        if self.inbox:
+            self._answer()
+        if self.broadcasts:
+            self._run_broadcasts()
 
     def _has_lost_state(self) -> bool:
         """Whether the own state is lost: another one is made before this worker takes a task, which may take long."""

@@ -350,8 +350,7 @@ class Workers:
             last[0].join_started(deadline.left())
         if self.unended and not self._watch(self.unended, deadline):
             return False
-        # Without the lock: there is nobody left to move from one to the other.
-        for worker in [] if self._pool.forked else [*self.live, *self.retired]:
+        for worker in [] if self._pool.forked else [*self.live, *self.retired]:  # nobody is left to move from one over
             worker.join_thread()
         return True
 
