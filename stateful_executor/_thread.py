@@ -54,18 +54,18 @@ class PoolThread:
         thread: Any = self.thread
         if threading.Thread.start is not _OWN_START:
             self.by_threading = True
-            start = partial(_thread.start_new_thread, _Watched(self), ())
+            start = partial(_thread.start_new_thread, _watched(self), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
             start = partial(
                 threading._start_joinable_thread,  # type: ignore[attr-defined]
-                _Watched(self),
+                _watched(self),
                 handle=getattr(thread, _HANDLE),
                 daemon=thread._daemonic,
             )
         else:
             self.limbo = threading._limbo  # type: ignore[attr-defined]
-            start = partial(threading._start_new_thread, _Watched(self), ())  # type: ignore[attr-defined]
+            start = partial(threading._start_new_thread, _watched(self), ())  # type: ignore[attr-defined]
         return iter(start, self)
 
     def join_started(self, timeout: float | None) -> None:
@@ -153,7 +153,7 @@ class PoolThread:
 
 
 class _Beginning:
-    """What a new thread calls. Tells when that ends without having become a worker."""
+    """What a new thread calls; `tell` is for when that has ended, or never comes."""
 
     __slots__ = ("_worker",)
 
@@ -164,8 +164,6 @@ class _Beginning:
         worker = self._worker
         assert worker is not None
         try:
-            if not HAS_GIL:  # there, a destructor is called in the starter's thread, and would lose Ctrl-C
-                self.__class__ = _Beginning  # pyright: ignore[reportAttributeAccessIssue]
             worker.begin()
             if worker.by_threading:
                 self._worker = None  # from here on it is up to that thread
@@ -177,10 +175,9 @@ class _Beginning:
                     worker.has_ended()
             except BaseException:  # as in `PoolThread._live`
                 _thread.start_new_thread(worker.has_ended, ())
-            if not HAS_GIL:
-                self._tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Say so if the thread never became a worker, though it was started."""
         worker: PoolThread | None = getattr(self, "_worker", None)  # Ctrl-C may come before `__init__`
         if worker is not None and worker.index >= 0 and worker.start_claim:
             try:
@@ -190,16 +187,38 @@ class _Beginning:
 
 
 class _Watched(_Beginning):
-    """As long as it has not begun, or, with a GIL, not ended: tells that also when it never does begin.
+    """Tells by its destructor, since nobody else is left to do so when the thread ends before its first instruction.
 
-    On CPython 3.11 what is thrown into a thread which is just starting another one may hit that one, before its first
-    instruction. Then nobody but this object's destructor is left to tell.
+    There may be no memory for that one; and on CPython 3.11 what is thrown into a thread which is just starting another
+    one may hit that one.
     """
 
     __slots__ = ()
 
     def __del__(self) -> None:
-        self._tell()
+        self.tell()
+
+
+def _watched(worker: PoolThread) -> Callable[[], object]:
+    """What a new thread calls, and tells when it never does.
+
+    Without a GIL, whoever made an object has its destructor called, in the midst of something else, where Ctrl-C would
+    be lost; and to give it another class stops all threads, for a millisecond. A generator that has ended has no
+    destructor. (With a GIL, CPython 3.12.1 crashed at times when one that was traced went on in another thread.)
+    """
+    if HAS_GIL:
+        return _Watched(worker)
+    watched = _begin_watched(_Beginning(worker))
+    next(watched)
+    return partial(next, watched, None)
+
+
+def _begin_watched(beginning: _Beginning) -> Iterator[None]:
+    try:
+        yield
+        beginning()
+    finally:
+        beginning.tell()
 
 
 def _new_thread(target: Callable[[], None], name: str, daemon: bool) -> threading.Thread:

@@ -256,6 +256,7 @@ class Trial:
         self.raises = raises
         self.deed = deed
         self.armed = True
+        self.first = threading.Lock()  # held by the call that raises
         self.done = threading.Event()
         self.before: Callable[[], object] = int  # in the user code, first of all
         self.breaks = False  # the pool, when something is raised
@@ -278,6 +279,10 @@ class Trial:
     def finalize(self, state: int) -> None:
         self.torn_down.append((state, threading.get_ident()))
 
+    def raise_again(self) -> None:
+        self.error = None
+        self.first = threading.Lock()
+
     def misbehave(self, *_: object) -> None:
         try:
             self.before()
@@ -286,7 +291,7 @@ class Trial:
             self.done.set()
 
     def _misbehave(self) -> None:
-        if self.raises is not None and self.error is None:
+        if self.raises is not None and self.first.acquire(blocking=False):
             try:
                 self.raises()
             except BaseException as exc:
@@ -811,7 +816,7 @@ def repr_of_an_error_that_breaks_the_pool(trial: Trial) -> None:
 @place
 def log_handler(trial: Trial) -> None:
     def misbehave() -> None:
-        trial.error = None  # again and again
+        trial.raise_again()  # and again
         trial.misbehave()
 
     trial.open()
@@ -934,7 +939,7 @@ def input_of_a_map(trial: Trial) -> None:
     trial.open()
     for method in trial.pool.map, trial.pool.map_unordered:
         for buffersize in None, 1:
-            trial.error = None
+            trial.raise_again()
 
             def numbers() -> Iterator[int]:
                 yield from range(3)
@@ -969,7 +974,7 @@ def index(trial: Trial) -> None:
 
     trial.open()
     for options in {"max_workers": Number(trial)}, {"max_backlog": Number(trial)}:
-        trial.error = None
+        trial.raise_again()
         with trial.raised(), StatefulThreadPoolExecutor(**options) as pool:  # type: ignore[call-overload]
             assert pool.submit(len, "abc").result(PATIENCE) == 3
 
