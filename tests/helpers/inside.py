@@ -360,6 +360,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.grow": (_workers.Workers, "grow"),
     "Workers.never_came": (_workers.Workers, "never_came"),
     "Workers.after_fork": (_workers.Workers, "after_fork"),
+    "Workers.has_ended": (_workers.Workers, "has_ended"),
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
     "Workers.set_most": (_workers.Workers, "set_most"),

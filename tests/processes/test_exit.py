@@ -31,11 +31,17 @@ from child import (
 def test_exit_finishes_what_is_queued(ending: str, code: int, error: str | None) -> None:
     """The main thread ends with tasks queued: all of them run, and each state is torn down in its thread."""
     script = f"""
+        def first():
+            both_there.wait()
+            until_main_sleeps()
+
+        both_there = threading.Barrier(3)
         pool = StatefulThreadPoolExecutor(2, initializer=make, finalizer=tear_down)
         for _ in range(2):
-            pool.submit(until_main_sleeps)
+            pool.submit(first)
         for number in range(10):
             pool.submit(say, "ran")
+        both_there.wait()
         ready.set()
         {ending}
     """

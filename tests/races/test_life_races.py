@@ -14,7 +14,20 @@ from functools import partial
 from typing import Any, NoReturn
 
 import pytest
-from inside import CARRIED, PACED, Parker, Tally, TearDown, Worker, current, hook, inside, place
+from inside import (
+    CARRIED,
+    HAS_GIL,
+    PACED,
+    Parker,
+    Tally,
+    TearDown,
+    Worker,
+    current,
+    hook,
+    inside,
+    is_parked,
+    place,
+)
 from starts import before_start, fail_to_start
 from threads import run_in_thread, until, where
 
@@ -466,7 +479,28 @@ class TestStarts:
 
 
 class TestLeaving:
-    """Idle workers of a closed pool wake each other, a few at a time."""
+    """Idle workers of a closed pool wake each other, one after the other."""
+
+    def test_one_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An idle worker wakes the next one when `threading` is done with its own thread, and neither has the GIL."""
+        has_ended, go_on = getattr(*hook("Workers.has_ended")), threading.Event()
+        known: list[bool] = []
+
+        def last_step(workers: Any, worker: Worker) -> None:
+            known.append(worker.thread in threading.enumerate())
+            assert go_on.wait(20)
+            has_ended(workers, worker)
+
+        everyone = threading.Barrier(4)
+        with StatefulThreadPoolExecutor(4) as pool:
+            wait([pool.submit(everyone.wait) for _ in range(4)])
+            until(lambda: all(is_parked(worker) and worker.asleep == HAS_GIL for worker in inside(pool).workers))
+            monkeypatch.setattr(*hook("Workers.has_ended"), last_step)
+            pool.shutdown(wait=False)
+            until(lambda: known)
+            assert not HAS_GIL or len(inside(pool).idle) == 3
+            go_on.set()
+        assert known == [False] * 4
 
     def test_beside_a_long_task(self) -> None:
         """Those with states tear them down at once, though others run."""
