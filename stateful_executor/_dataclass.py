@@ -21,8 +21,7 @@ def dataclass(*, frozen: bool, kw_only: bool = False) -> Callable[[type[Any]], t
         names = tuple(cls.__annotations__)
         attributes: dict[str, object] = {method.__name__: method for method in _methods(cls, names)}
         attributes["__match_args__"] = () if kw_only else names
-        attributes["__init__"] = _init(cls, names, kw_only)
-        for name in "__dataclass_fields__", "__dataclass_params__":
+        for name in "__init__", "__dataclass_fields__", "__dataclass_params__":
             attributes[name] = _MadeLater(cls, name, kw_only)
         for name, value in attributes.items():
             setattr(cls, name, value)
@@ -32,7 +31,11 @@ def dataclass(*, frozen: bool, kw_only: bool = False) -> Callable[[type[Any]], t
 
 
 class _MadeLater:
-    """What `dataclasses` looks at in such a class, made by itself when it first does."""
+    """What takes long to make, for a program that may never use the class: made when it is first looked at.
+
+    The constructor is compiled, so that it has the signature at which people and tools look. The rest is for
+    `dataclasses`, and made by that. Of two threads that look at once each makes it.
+    """
 
     def __init__(self, cls: type[Any], name: str, kw_only: bool) -> None:
         self._cls = cls
@@ -40,19 +43,26 @@ class _MadeLater:
         self._kw_only = kw_only
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
-        from dataclasses import MISSING, field, make_dataclass
-
         cls, name = self._cls, self._name
-        kinds = cls.__annotations__.items()
-        fields = [(name, kind, field(default=vars(cls).get(name, MISSING))) for name, kind in kinds]
-        made = getattr(make_dataclass(cls.__name__, fields, frozen=True, kw_only=self._kw_only), name)
+        if name == "__init__":
+            init: Any = _init(cls, self._kw_only)
+            cls.__init__ = init
+            return init.__get__(instance, owner)
+        made = _part(cls, name, self._kw_only)
         setattr(cls, name, made)
         return made
 
 
-def _init(cls: type[Any], names: tuple[str, ...], kw_only: bool) -> Callable[..., None]:
-    """Compiled, so that it has the signature at which people and tools look."""
-    parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in names]
+def _part(cls: type[Any], name: str, kw_only: bool) -> Any:
+    from dataclasses import MISSING, field, make_dataclass
+
+    kinds = cls.__annotations__.items()
+    fields = [(name, kind, field(default=vars(cls).get(name, MISSING))) for name, kind in kinds]
+    return getattr(make_dataclass(cls.__name__, fields, frozen=True, kw_only=kw_only), name)
+
+
+def _init(cls: type[Any], kw_only: bool) -> Callable[..., None]:
+    parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in cls.__annotations__]
     text = f"def __init__(self, {'*, ' * kw_only}{', '.join(parameters)}): fill(**locals())"
     names_there = vars(sys.modules[cls.__module__]) | {"cls": cls, "fill": _fill}
     exec(text, names_there)  # noqa: S102  # our own text

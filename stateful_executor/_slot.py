@@ -257,7 +257,7 @@ class Slot:
         entry = (state,)  # before the look: to make it may start a collection
         if state in self.states:
             self._teardowns.states += entry
-            self._counts.discarded += 1
+            state.replaced = True
             self.states.remove(state)  # one step with the two lines before
 
     def drop_overflow(self) -> None:

@@ -24,8 +24,8 @@ class State:
 
     `is_made`
         there is something to tear down: the initializer has returned the state, or yielded it.
-    `_teardown_begun`
-        once set it stays set.
+    `replaced`, `_teardown_begun`
+        it has left its slot so that another one takes its place; once set they stay set.
 
     Touched only by the thread that made it, but for `discarded`, which once set stays set.
     """
@@ -39,6 +39,7 @@ class State:
         "_too_old",
         "discarded",
         "is_made",
+        "replaced",
         "tasks",
         "value",
     )
@@ -55,6 +56,7 @@ class State:
         self._too_old: float | None = None if max_age is None else monotonic() + max_age * (1 - 0.05 * _random())
         self.tasks: int = 0  # that have given it back
         self.discarded: bool = False
+        self.replaced: bool = False
         self.is_made: bool = False
         self._teardown_begun: bool = False
 
@@ -96,6 +98,7 @@ class State:
         binding = self._binding
         self._teardown_begun = True
         counts.torn_down += 1
+        counts.discarded += self.replaced  # not sooner, see `Counts`
         try:
             if self._rest is not None:
                 self._rest()

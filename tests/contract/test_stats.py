@@ -6,11 +6,13 @@ import ast
 import asyncio
 import dataclasses
 import inspect
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from itertools import pairwise
+from types import FrameType
 from typing import Any, Self
 
 import pytest
@@ -783,6 +785,25 @@ class Load:
 
 def _looks(load: Load, looks: int) -> list[PoolStats]:
     return [load.pool.stats() for _ in range(looks)]
+
+
+def test_discarded_no_sooner_than_torn_down() -> None:
+    """At every line of the worker a discarded state counts as torn down, too."""
+    sooner: list[str] = []
+
+    def look(frame: FrameType, *_: object) -> Any:
+        (worker,) = inside(pool).workers
+        if worker.counts.discarded > worker.counts.torn_down:
+            sooner.append(f"{frame.f_code.co_name}, line {frame.f_lineno}")
+        return look
+
+    with StatefulThreadPoolExecutor(1, initializer=object, policy=StatePolicy(max_tasks=1)) as pool:
+        pool.submit(sys.settrace, look).result()
+        for _ in range(3):
+            pool.with_state().submit(id).result()
+        pool.submit(sys.settrace, None).result()
+        assert pool.stats().states_discarded == 3
+    assert not sooner
 
 
 class TestUnderLoad:
