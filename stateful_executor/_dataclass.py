@@ -41,11 +41,12 @@ class _MadeLater:
         self._cls = cls
         self._name = name
         self._kw_only = kw_only
+        self._globals = vars(sys.modules[cls.__module__])  # it may be there no more when this is looked at
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
         cls, name = self._cls, self._name
         if name == "__init__":
-            init: Any = _init(cls, self._kw_only)
+            init: Any = _init(cls, self._kw_only, self._globals)
             cls.__init__ = init
             return init.__get__(instance, owner)
         made = _part(cls, name, self._kw_only)
@@ -61,12 +62,12 @@ def _part(cls: type[Any], name: str, kw_only: bool) -> Any:
     return getattr(make_dataclass(cls.__name__, fields, frozen=True, kw_only=kw_only), name)
 
 
-def _init(cls: type[Any], kw_only: bool) -> Callable[..., None]:
+def _init(cls: type[Any], kw_only: bool, names: dict[str, Any]) -> Callable[..., None]:
     parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in cls.__annotations__]
     text = f"def __init__(self, {'*, ' * kw_only}{', '.join(parameters)}): fill(**locals())"
-    names_there = vars(sys.modules[cls.__module__]) | {"cls": cls, "fill": _fill}
-    exec(text, names_there)  # noqa: S102  # our own text
-    init: Callable[..., None] = names_there["__init__"]
+    names = names | {"cls": cls, "fill": _fill}
+    exec(text, names)  # noqa: S102  # our own text
+    init: Callable[..., None] = names["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {**cls.__annotations__, "return": None}
     return init

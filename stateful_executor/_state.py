@@ -24,8 +24,10 @@ class State:
 
     `is_made`
         there is something to tear down: the initializer has returned the state, or yielded it.
-    `replaced`, `_teardown_begun`
-        it has left its slot so that another one takes its place; once set they stay set.
+    `replaced`
+        it has left its slot so that another one takes its place; once set it stays set.
+    `_teardown_begun`
+        once set it stays set.
 
     Touched only by the thread that made it, but for `discarded`, which once set stays set.
     """

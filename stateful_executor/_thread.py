@@ -133,8 +133,8 @@ class PoolThread:
             try:
                 if self.by_threading:
                     self.has_ended()
-            except BaseException:  # thrown into this thread: another one says it
-                _thread.start_new_thread(self.has_ended, ())
+            except BaseException:  # thrown into this thread
+                _elsewhere(self.has_ended)
 
     def _run_worker(self) -> None:
         """All that the worker does. Called again when it was cut off before its first step."""
@@ -143,7 +143,8 @@ class PoolThread:
     def has_ended(self) -> None:
         """Tell who waits for that. May be called again.
 
-        In the thread, and as late as can be: who is woken needs the GIL, and sleeps once more if it is not free.
+        As late as can be, with `by_threading` before `threading` is done with the thread: who is woken needs the GIL,
+        and sleeps once more if it is not free.
         """
         raise NotImplementedError
 
@@ -174,7 +175,7 @@ class _Beginning:
                 if worker.ended and not worker.by_threading:
                     worker.has_ended()
             except BaseException:  # as in `PoolThread._live`
-                _thread.start_new_thread(worker.has_ended, ())
+                _elsewhere(worker.has_ended)
 
     def tell(self) -> None:
         """Say so if the thread never became a worker, though it was started."""
@@ -219,6 +220,14 @@ def _begin_watched(beginning: _Beginning) -> Iterator[None]:
         beginning()
     finally:
         beginning.tell()
+
+
+def _elsewhere(step: Callable[[], None]) -> None:
+    """Call `step` in another thread, as this one was cut off in it; here if there is none to be had."""
+    try:
+        _thread.start_new_thread(step, ())
+    except Exception:
+        step()
 
 
 def _new_thread(target: Callable[[], None], name: str, daemon: bool) -> threading.Thread:

@@ -323,7 +323,7 @@ class Workers:
     # Joining
 
     def has_ended(self, worker: PoolWorker) -> None:
-        """The last step of `worker`. May be called again."""
+        """The thread of `worker` is about to be gone. May be called again."""
         self.unended.pop(worker, None)
         self._wake_watchers()
         if self._dissolved:
@@ -388,8 +388,7 @@ class Workers:
         """The workers that have not ended, and what they run, for a person."""
         return ", ".join(
             f"{worker.thread.name} runs {'no task' if (fn := worker.fn) is None else name_of(fn)}"
-            for worker in list(self.live)
-            if not worker.ended
+            for worker in list(self.unended)
         )
 
     def after_fork(self) -> None:

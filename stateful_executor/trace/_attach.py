@@ -136,9 +136,9 @@ class TracedSlot(Slot):
                 state.__class__ = TracedState
 
     def _discard(self, state: State) -> None:
-        discarded = self._counts.discarded
+        replaced = state.replaced
         super()._discard(state)
-        if self._counts.discarded > discarded:
+        if state.replaced > replaced:
             _note("discard", self.binding.name, perf_counter_ns())
 
 
