@@ -21,7 +21,8 @@ def dataclass(*, frozen: bool, kw_only: bool = False) -> Callable[[type[Any]], t
         names = tuple(cls.__annotations__)
         attributes: dict[str, object] = {method.__name__: method for method in _methods(cls, names)}
         attributes["__match_args__"] = () if kw_only else names
-        for name in "__init__", "__dataclass_fields__", "__dataclass_params__":
+        attributes["__init__"] = _init(cls, names, kw_only)
+        for name in "__dataclass_fields__", "__dataclass_params__":
             attributes[name] = _MadeLater(cls, name, kw_only)
         for name, value in attributes.items():
             setattr(cls, name, value)
@@ -31,43 +32,31 @@ def dataclass(*, frozen: bool, kw_only: bool = False) -> Callable[[type[Any]], t
 
 
 class _MadeLater:
-    """What takes long to make, for a program that may never use the class: made when it is first looked at.
-
-    The constructor is compiled, so that it has the signature at which people and tools look. The rest is for
-    `dataclasses`, and made by that. Of two threads that look at once each makes it.
-    """
+    """What `dataclasses` looks at in such a class, made by itself when it first does."""
 
     def __init__(self, cls: type[Any], name: str, kw_only: bool) -> None:
         self._cls = cls
         self._name = name
         self._kw_only = kw_only
-        self._globals = vars(sys.modules[cls.__module__])  # it may be there no more when this is looked at
 
     def __get__(self, instance: object, owner: type[Any]) -> Any:
+        from dataclasses import MISSING, field, make_dataclass
+
         cls, name = self._cls, self._name
-        if name == "__init__":
-            init: Any = _init(cls, self._kw_only, self._globals)
-            cls.__init__ = init
-            return init.__get__(instance, owner)
-        made = _part(cls, name, self._kw_only)
+        kinds = cls.__annotations__.items()
+        fields = [(name, kind, field(default=vars(cls).get(name, MISSING))) for name, kind in kinds]
+        made = getattr(make_dataclass(cls.__name__, fields, frozen=True, kw_only=self._kw_only), name)
         setattr(cls, name, made)
         return made
 
 
-def _part(cls: type[Any], name: str, kw_only: bool) -> Any:
-    from dataclasses import MISSING, field, make_dataclass
-
-    kinds = cls.__annotations__.items()
-    fields = [(name, kind, field(default=vars(cls).get(name, MISSING))) for name, kind in kinds]
-    return getattr(make_dataclass(cls.__name__, fields, frozen=True, kw_only=kw_only), name)
-
-
-def _init(cls: type[Any], kw_only: bool, names: dict[str, Any]) -> Callable[..., None]:
-    parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in cls.__annotations__]
+def _init(cls: type[Any], names: tuple[str, ...], kw_only: bool) -> Callable[..., None]:
+    """Compiled, so that it has the signature at which people and tools look."""
+    parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in names]
     text = f"def __init__(self, {'*, ' * kw_only}{', '.join(parameters)}): fill(**locals())"
-    names = names | {"cls": cls, "fill": _fill}
-    exec(text, names)  # noqa: S102  # our own text
-    init: Callable[..., None] = names["__init__"]
+    names_there = vars(sys.modules[cls.__module__]) | {"cls": cls, "fill": _fill}
+    exec(text, names_there)  # noqa: S102  # our own text
+    init: Callable[..., None] = names_there["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {**cls.__annotations__, "return": None}
     return init
