@@ -12,10 +12,10 @@ import functools
 import gc
 import inspect
 import logging
+import operator
 import os
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -1366,8 +1366,8 @@ def test_unstartable_threads(
                 assert trial.made == []
         while trial.ended(pool.submit(int)) is not None:  # the last failure had not been told of
             pass
-        while inside(pool).coming:  # a start that fails still may be one too many for who relies on it
-            time.sleep(0)
+        # A start that fails still may be one too many for who relies on it.
+        until(functools.partial(operator.not_, inside(pool).coming))
         everyone = threading.Barrier(3)
         for future in [pool.submit(everyone.wait, PATIENCE) for _ in range(3)]:
             assert trial.ended(future) is None

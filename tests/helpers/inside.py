@@ -35,10 +35,11 @@ from stateful_executor import (
     _workers,
 )
 from stateful_executor._binding import Binding, find_binding
+from stateful_executor._coming import MOST_TRIES
 from stateful_executor._current import current
 from stateful_executor._failure import Failure
 from stateful_executor._future import Future, new_task
-from stateful_executor._mailbox import HAS_GIL
+from stateful_executor._interrupts import HAS_GIL
 from stateful_executor._map import AsTheyFinish
 from stateful_executor._parker import Deadline, Parker
 from stateful_executor._registry import Registry
@@ -60,6 +61,7 @@ __all__ = [
     "CARRIED",
     "CLOCKS",
     "HAS_GIL",
+    "MOST_TRIES",
     "PACED",
     "SET_LATER",
     "SLEEPERS_LOCKS",
