@@ -21,15 +21,15 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
     registry.workers.look_again()
     if PACED:
         try:
-            _see_to_tasks(registry)
+            see_to_tasks(registry)
         except Exception:  # no memory for another one, and this one is there; or thrown into this thread, once
             with suppress(Exception):
-                _see_to_tasks(registry)
+                see_to_tasks(registry)
     registry.workers.has_come(worker)
 
 
-def _see_to_tasks(registry: Registry) -> Exception | None:
-    """Have a worker for each task that waits: one that is on its way, an idle one, or one more, which goes on with it.
+def see_to_tasks(registry: Registry) -> Exception | None:
+    """Have a worker for each task that waits: one on its way, an idle one, or one more, which sees to those after it.
 
     An idle one is woken though it may be about to find a task by itself: that is one task, and there may be more.
     Returns why there is none at all.
@@ -37,18 +37,20 @@ def _see_to_tasks(registry: Registry) -> Exception | None:
     workers, run_queue = registry.workers, registry.run_queue
     if workers.breakage is not None or registry.forked or not run_queue.has_entries():  # locks both segments
         return None
-    # Tasks are counted before those on their way: whoever takes one leaves `arriving` first, and is missed then.
+    # Tasks are counted before those on their way: whoever takes one leaves `arriving` first, and is missed then. So
+    # there may be one worker too many, never one too few.
     entries = run_queue.entries()
     workers.arriving.update(())  # locks it
     if entries <= len(workers.arriving):
         return None
     tasks = registry.backlog()  # looks at each task when there are tombstones among the entries
     workers.arriving.update(())  # locks it
-    missing = tasks - len(workers.arriving)
-    while missing > 0:
-        if not registry.idle.wake_one():
-            return workers.grow(late=True)
-        missing -= 1
+    for _ in range(tasks - len(workers.arriving)):
+        if registry.idle.wake_one():
+            continue
+        error = workers.grow(late=True)
+        if PACED or error is not None or workers.room <= 0:
+            return error  # the one that comes goes on
     return None
 
 
@@ -82,7 +84,7 @@ def _replace(registry: Registry, relied: list[Future[Any]], *, can_start: bool) 
         return
     registry.notify_if_work_pending()
     try:
-        error = _see_to_tasks(registry)
+        error = see_to_tasks(registry)
     except Exception as exc:  # as in `start_next`
         error = exc
     if error is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _thread
 
-from ._interrupts import in_new_thread, locked, raise_error
+from ._coming import see_to_tasks
+from ._interrupts import in_new_thread, locked
 from ._registry import Registry
 from ._workers import PoolWorker
 
@@ -34,8 +35,14 @@ def _fit(registry: Registry) -> None:
     staying = locked(workers.lock, workers.fit)
     if workers.too_many:
         _nudge(registry, staying)
-    elif workers.can_grow and registry.run_queue.has_entries():
-        _wake(registry, min(registry.backlog(), workers.max_workers - len(workers.live)))
+    elif workers.can_grow:
+        error = see_to_tasks(registry)
+        try:
+            if error is not None:  # there is no thread to be had, and a worker that left may have relied on this one
+                registry.no_worker(error)
+                raise error
+        finally:
+            error = None  # as in `Registry._attend`
 
 
 def _nudge(registry: Registry, staying: list[PoolWorker]) -> None:
@@ -45,11 +52,3 @@ def _nudge(registry: Registry, staying: list[PoolWorker]) -> None:
     too_many = len(staying) - registry.workers.max_workers
     for worker in idle[:too_many] if len(idle) >= too_many else staying:
         worker.nudge()
-
-
-def _wake(registry: Registry, times: int) -> None:
-    for _ in range(times):
-        error = registry.wake()
-        if error is not None:  # there is no thread to be had, and a worker that left may have relied on this one
-            registry.no_worker(error)
-            raise_error(error)

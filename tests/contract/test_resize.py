@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 import pytest
-from inside import inside, is_parked
+from inside import hook, inside, is_parked
 from starts import fail_to_start
 from states import States
 from threads import beside, run_in_thread, until, where
@@ -126,9 +126,22 @@ class TestGrowing:
             gate.set()
 
     @pytest.mark.parametrize(("waiting", "to", "workers"), [(1, 4, 2), (2, 4, 3), (5, 4, 4), (5, 2, 2)])
-    def test_tasks_that_wait(self, resize: Callable[[Pool, Any], None], waiting: int, to: int, workers: int) -> None:
-        """They need no further submit, and as many start as there are tasks, or may be."""
+    def test_tasks_that_wait(
+        self, resize: Callable[[Pool, Any], None], waiting: int, to: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They need no further submit, and as many start as there are tasks, or may be.
+
+        A worker about to take a task is missed by one that looks just then. Here they take none until all have looked.
+        """
         with Held(1) as held:
+            coming = inside(held.pool).coming
+            serves = getattr(*hook("Workers.serves"))
+
+            def wait_and_serve(workers: object, worker: object) -> None:
+                until(lambda: not coming)
+                serves(workers, worker)
+
+            monkeypatch.setattr(*hook("Workers.serves"), wait_and_serve)
             gate = threading.Event()
             queued = [held.pool.submit(gate.wait, 20) for _ in range(waiting)]
             resize(held.pool, to)

@@ -363,6 +363,7 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Workers.never_came": (_workers.Workers, "never_came"),
     "Workers.after_fork": (_workers.Workers, "after_fork"),
     "Workers.has_ended": (_workers.Workers, "has_ended"),
+    "Workers.serves": (_workers.Workers, "serves"),
     "Permits.after_fork": (_permits.Permits, "after_fork"),
     "Workers.retire": (_workers.Workers, "retire"),
     "Workers.set_most": (_workers.Workers, "set_most"),
