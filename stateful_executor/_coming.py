@@ -39,12 +39,11 @@ def see_to_tasks(registry: Registry) -> Exception | None:
         return None
     # Tasks are counted before those on their way: whoever takes one leaves `arriving` first, and is missed then. So
     # there may be one worker too many, never one too few.
-    entries = run_queue.entries()
+    tasks = run_queue.entries()
     workers.arriving.update(())  # locks it
-    if entries <= len(workers.arriving):
-        return None
-    tasks = registry.backlog()  # looks at each task when there are tombstones among the entries
-    workers.arriving.update(())  # locks it
+    if (run_queue.tombstones or run_queue.compacted) and tasks > len(workers.arriving):
+        tasks = registry.backlog()  # looks at each task, as there may be tombstones among the entries
+        workers.arriving.update(())
     for _ in range(tasks - len(workers.arriving)):
         if registry.idle.wake_one():
             continue

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Iterator
 
 MAX_WASTED_WAKES = 8  # as many good ones it takes to notice that wakes are wasted no more
 WOKEN_AT_ONCE = 2
@@ -13,9 +12,9 @@ WOKEN_AT_ONCE = 2
 class Parked:
     """The part of a worker that sleeps. Strictly private.
 
-    `unpark`
-        releases the lock on which the worker sleeps. Called by whoever takes the worker out of `Idle.workers`, at
-        once, and by nobody else.
+    `lock`
+        on which the worker sleeps. Released by whoever takes the worker out of `Idle.workers`, at once, and by nobody
+        else.
     `listed_idle`
         stands in `Idle.workers`, or has been taken out of there and not slept since: true until it has acquired the
         lock. For its own thread only.
@@ -27,18 +26,16 @@ class Parked:
     """
 
     def __init__(self) -> None:
-        lock = _thread.allocate_lock()
-        lock.acquire()
-        self.unpark = lock.release
-        self._acquire = lock.acquire
-        self._acquires = map(lock.acquire, repeat(True))  # blocks
+        self.lock = _thread.allocate_lock()
+        self.lock.acquire()
+        self._acquires: Iterator[bool] = iter(self.lock.acquire, None)  # never that
         self.listed_idle: bool = False
         self.asleep: bool = False
         self.searching: bool = False
 
     def _block(self, timeout: float | None = None) -> bool:
         """Sleep until whoever took this worker out of `Idle.workers` has released the lock; False after `timeout`."""
-        acquires = self._acquires if timeout is None else map(self._acquire, (True,), (timeout,))
+        acquires = self._acquires if timeout is None else map(self.lock.acquire, (True,), (timeout,))
         if not self.listed_idle:  # a collection ran a finalizer on the way here, which waited for a task: it is awake
             return True
         # By a loop, see `RunQueue.serve`: what is thrown into this thread comes after `listed_idle`, or not once awake.
@@ -92,7 +89,7 @@ class Idle:
                 if worker.asleep and self.wasted_wakes:
                     self.searching = worker.searching = True
                 try:
-                    worker.unpark()  # one step with the pop
+                    worker.lock.release()  # one step with the pop
                 except RecursionError:  # up to Python 3.11 there is no stack for calls in C then
                     self.searching = worker.searching = False  # another one that searches looks all the same
                     self.workers[worker] = None
@@ -109,7 +106,7 @@ class Idle:
         except KeyError:
             return False
         try:
-            worker.unpark()  # one step with `del`
+            worker.lock.release()  # one step with `del`
         except RecursionError:  # as in `wake_one`
             self.workers[worker] = None
             raise
@@ -144,7 +141,7 @@ class Idle:
         try:
             for worker, _ in iter(self.workers.popitem, None):
                 slept = worker.asleep
-                worker.unpark()  # one step with the pop, as in `wake_one`
+                worker.lock.release()  # one step with the pop, as in `wake_one`
                 return slept
         except KeyError:
             pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import suppress
 from itertools import repeat
 
@@ -46,13 +45,12 @@ class Mailbox(Parked, PoolWorker, Owner):
         Parked.__init__(self)
         PoolWorker.__init__(self, registry.name, daemon=registry.exit_timeout is not None)
         self.registry = registry
-        self.inbox: deque[Request] = deque()
-        self.broadcasts: deque[Future[Any]] = deque()
+        self.inbox: list[Request] = []
+        self.broadcasts: list[Future[Any]] = []
         self.has_mail: bool = False
         self.leaving: bool = False
         self.dead: bool = False
         self.parker: Parker | None = None
-        self._requests = map(deque.popleft, repeat(self.inbox))  # by a loop, see `RunQueue.serve`
 
     # Idle
 
@@ -150,7 +148,7 @@ class Mailbox(Parked, PoolWorker, Owner):
     def _answer(self) -> None:
         while self.inbox:
             try:
-                for request in self._requests:  # noqa: B007
+                for request in map(list.pop, repeat(self.inbox), (0,)):  # noqa: B007  # by a loop, see `RunQueue.serve`
                     break
                 else:
                     return

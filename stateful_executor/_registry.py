@@ -97,7 +97,7 @@ class Registry:
             self.permits = Permits(max_backlog, submit_timeout, name)
         self.idle = Idle()
         self.run_queue = RunQueue(self.idle.wake_all, None if self.permits is None else self.permits.in_use)
-        self.workers = Workers(max_workers, self.run_queue, self)
+        self.workers = Workers(max_workers, self.run_queue)
         self.waits = Waits(self.workers)
 
     # Submitting
@@ -334,6 +334,7 @@ class Registry:
         """Accept no more tasks, and let workers go when those accepted have been begun. Takes no lock."""
         if self.close_reason is None:
             self.close_reason = reason
+        self.workers.closed = True  # in any case: whoever has set the other may not have come to this yet
         self.idle.wake_to_leave()
         if self.permits is not None:
             self.permits.wake_all()

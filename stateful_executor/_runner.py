@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections import deque
 from itertools import repeat
 
 from ._future import Future, Waiting
@@ -48,11 +47,11 @@ class Runner(Mailbox):
         self.nested_tasks: int = 0
         self.completed: int = 0
         self.counts: Counts = Counts()
-        self.states = States(self, self.counts)
-        self._cut_off: list[tuple[Future[Any] | None, Group | None, object, BaseException]] = []
+        self.states = States(self.counts)
+        self._cut_off: tuple[tuple[Future[Any] | None, Group | None, object, BaseException], ...] = ()
 
     def run(
-        self, task: Future[Any] | None = None, nested: bool = False, queue: deque[Future[Any]] | None = None
+        self, task: Future[Any] | None = None, nested: bool = False, queue: list[Future[Any]] | None = None
     ) -> bool:
         """Run `task`, `nested` in the one that waits for it, or the first one in `queue`. False when there is none.
 
@@ -75,11 +74,11 @@ class Runner(Mailbox):
         lent, ending, name = 0, False, "?"
         outer, nested_tasks = self.fn, self.nested_tasks
         if task is not None:
-            queue, task = deque((task,)), None
+            queue, task = [task], None
         single = queue is not None
         if self.listed_idle and not single:  # asked for something else as it became idle; it may have been woken since
             return False
-        pops = run_queue.pops if queue is None else map(deque.popleft, repeat(queue))
+        pops = run_queue.pops if queue is None else map(list.pop, repeat(queue), repeat(0))
         while True:
             try:
                 for task in pops:
@@ -233,7 +232,7 @@ class Runner(Mailbox):
                     task._abort(error, fn)
                 elif scope is not None:
                     scope._end_if_last()
-                del self._cut_off[-1]
+                self._cut_off = self._cut_off[:-1]
             except BaseException:
                 tell(logger.critical, "callback of %r raised, or the end of the task was cut off as well", task)
             task = scope = fn = error = None  # type: ignore[assignment]

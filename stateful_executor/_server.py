@@ -56,7 +56,7 @@ class Server(Owner):
         self._wire: Wire
         self._counts = Counts()
         self._told: tuple[float, ...] = _figures_of(self._counts)
-        self.states = States(self, self._counts)
+        self.states = States(self._counts)
         self._bindings: dict[int, Binding] = {}
 
     def start(self, setup: bytes) -> Parts:

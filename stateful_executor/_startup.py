@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
@@ -25,7 +24,7 @@ class Starting(Protocol):
 
     registry: Registry
     states: States
-    broadcasts: deque[Future[Any]]
+    broadcasts: list[Future[Any]]
 
     def _park(self) -> bool: ...
 
@@ -128,7 +127,7 @@ class Startup:
         """Give the error in `failures` to the next task, if there is one yet."""
         registry = worker.registry
         while True:
-            queue = worker.broadcasts or registry.run_queue.head
+            queue: Any = worker.broadcasts or registry.run_queue.head
             try:
                 task = queue[0]  # it stays there until it is claimed, lest it be lost if this is cut off
             except IndexError:

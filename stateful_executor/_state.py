@@ -12,6 +12,7 @@ from time import monotonic
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from ._binding import AsyncGeneratorContextManager, Binding, GeneratorContextManager
+from ._interrupts import call_last
 from ._naming import tell
 from ._stats import Counts
 from ._typing import Any
@@ -174,15 +175,20 @@ def _refusal(made: Any, binding: Binding) -> TypeError | None:
 class Teardowns:
     """The states of one worker that have left their slot, to be torn down. Strictly private.
 
+    `under_way`, `late`
+        the bindings whose states are being torn down, with what to call after that; and what is still to be called.
+
     A state enters in one step with leaving its slot: `made += (state,)`, `del`, no call. It stays until its teardown is
     over, so that none is lost when an exception is thrown into the worker. Touched by the worker's thread only.
     """
 
-    __slots__ = ("_counts", "states")
+    __slots__ = ("_counts", "late", "states", "under_way")
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self.states: list[State] = []
+        self.under_way: dict[Binding, list[Callable[[], None]]] = {}
+        self.late: list[Callable[[], None]] = []
 
     def run(self) -> None:
         """Tear them down, the last one that entered first. A teardown may lead to others, inside it."""
@@ -191,6 +197,11 @@ class Teardowns:
             state.tear_down(self._counts)
             with suppress(ValueError):  # run inside that teardown as well
                 self.states.remove(state)
+
+    def call_late(self) -> None:
+        """After a teardown: call what was to wait for it."""
+        while self.late:
+            call_last(self.late)
 
 
 # The parent's, in a forked child. Kept for ever, so that none is collected, and thereby closed, there.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 
 from ._binding import Binding, Holder
-from ._interrupts import call_last
+from ._current import current
 from ._slot import Slot
 from ._state import Teardowns
 from ._stats import ONE, Counts
@@ -34,6 +33,9 @@ class Owner(Holder):
         raise NotImplementedError
 
 
+_NONE_LENT: dict[Slot, int] = {}  # never written
+
+
 def owners(binding: Binding) -> list[Owner]:
     """The workers that have, or had, states of `binding`, as of now."""
     return cast("list[Owner]", list(binding.holders.copy()))  # nobody but an owner enters, see `States.slot`
@@ -46,9 +48,7 @@ class States:
         the worker's states by binding, in the order made. Written by its own thread, read by all; guarded by the
         dict's own lock.
     `teardowns`
-        the states that have left their slots.
-    `tearing`, `_late`
-        the teardowns under way, with what to call after them; and what is still to be called.
+        of the states that have left their slots. Made with the first slot, since most workers own nothing.
     `overflow`
         a slot may have states for deeper levels of nesting, to be torn down when the outermost task has ended.
     `base_depth`
@@ -57,17 +57,14 @@ class States:
     All but `slots` is touched by the worker's own thread only.
     """
 
-    __slots__ = ("_counts", "_late", "_owner", "base_depth", "overflow", "slots", "teardowns", "tearing")
+    __slots__ = ("_counts", "base_depth", "overflow", "slots", "teardowns")
 
-    def __init__(self, owner: Owner, counts: Counts) -> None:
-        self._owner = weakref.ref(owner)  # which has this
+    def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self.teardowns = Teardowns(counts)
+        self.teardowns: Teardowns | None = None
         self.slots: dict[Binding, Slot] = {}
-        self.tearing: dict[Binding, list[Callable[[], None]]] = {}
-        self._late: list[Callable[[], None]] = []
         self.overflow: bool = False
-        self.base_depth: dict[Slot, int] = {}
+        self.base_depth: dict[Slot, int] = _NONE_LENT
 
     def slot(self, binding: Binding) -> Slot:
         """Where the states of `binding` are; RuntimeError when those of its scope have been torn down."""
@@ -75,12 +72,14 @@ class States:
             return self.slots[binding]
         except KeyError:
             pass
-        owner = cast("Owner", self._owner())  # whose thread this is
+        owner = cast("Owner", current.worker)  # nobody else touches this
         binding.holders[owner] = None
         if binding.lifetime is not None and binding.lifetime.over:
-            if binding not in self.tearing:
+            if self.teardowns is None or binding not in self.teardowns.under_way:
                 binding.holders.pop(owner, None)
             raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
+        if self.teardowns is None:
+            self.teardowns = Teardowns(self._counts)
         slot = self.slots[binding] = Slot(binding, self._counts, self.teardowns)
         return slot
 
@@ -135,34 +134,34 @@ class States:
 
     def tear_down(self, binding: Binding) -> None:
         """Tear down this worker's states of `binding`."""
-        late = self.tearing[binding] = []
-        try:
-            self._tear_down(binding, late)
-        finally:
-            del self.tearing[binding]
-            self._late += late
-        binding.holders.pop(cast("Owner", self._owner()), None)
-        self._call_late()
+        teardowns = self.teardowns
+        if teardowns is not None:
+            late = teardowns.under_way[binding] = []
+            try:
+                self._tear_down(binding, teardowns, late)
+            finally:
+                del teardowns.under_way[binding]
+                teardowns.late += late
+        binding.holders.pop(cast("Owner", current.worker), None)
+        if teardowns is not None:
+            teardowns.call_late()
 
-    def _tear_down(self, binding: Binding, late: list[Callable[[], None]]) -> None:
+    def _tear_down(self, binding: Binding, teardowns: Teardowns, late: list[Callable[[], None]]) -> None:
         while (slot := self.slots.get(binding)) is not None:  # a teardown may have led to another one
             slot.drop_states()
             late += slot.calls_when_free
             del self.slots[binding]
-            self.teardowns.run()
-        self.teardowns.run()  # what was cut off the last time
-
-    def _call_late(self) -> None:
-        while self._late:
-            call_last(self._late)
+            teardowns.run()
+        teardowns.run()  # what was cut off the last time
 
     def tear_down_all(self) -> None:
         """Tear down all states of this worker, the last made first."""
         while self.slots:  # a teardown may have led to new ones
             for binding in reversed(list(self.slots)):
                 self.tear_down(binding)
-        self.teardowns.run()  # what was cut off before
-        self._call_late()
+        if self.teardowns is not None:
+            self.teardowns.run()  # what was cut off before
+            self.teardowns.call_late()
 
     def take_back_cut_off(self) -> None:
         """A task inside another one was cut off: its states, and what it had called with others, are torn down."""
@@ -187,7 +186,8 @@ class TearDown(Request):
 
     def answer(self, owner: Owner) -> None:
         """As `Request` has it."""
-        late = owner.states.tearing.get(self._binding)
+        teardowns = owner.states.teardowns
+        late = None if teardowns is None else teardowns.under_way.get(self._binding)
         if late is not None:  # asked inside that very teardown, which waits for something
             late.append(self.done)
             return

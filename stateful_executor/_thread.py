@@ -46,7 +46,7 @@ class PoolThread:
         self.thread: threading.Thread = _new_thread(self._live, name, daemon)
         self.start_claim: list[None] = [None]
         self.by_threading: bool = False
-        self.limbo: dict[threading.Thread, threading.Thread] = {}
+        self.limbo: dict[threading.Thread, threading.Thread]
         self.ended: bool = False
 
     def starts(self) -> Iterator[object]:
@@ -54,6 +54,7 @@ class PoolThread:
         thread: Any = self.thread
         if threading.Thread.start is not _OWN_START:
             self.by_threading = True
+            self.limbo = {}
             start = partial(_thread.start_new_thread, _watched(self), ())
         elif sys.version_info >= (3, 13):
             self.limbo = threading._limbo  # type: ignore[attr-defined]
@@ -68,12 +69,14 @@ class PoolThread:
             start = partial(threading._start_new_thread, _watched(self), ())  # type: ignore[attr-defined]
         return iter(start, self)
 
-    def join_started(self, timeout: float | None) -> None:
-        """Wait until the thread is gone, or `timeout` seconds have passed; or return at once."""
+    def join_started(self, timeout: float | None) -> bool:
+        """Wait until the thread is gone, or `timeout` seconds have passed; or return at once. Whether it is gone."""
         thread: Any = self.thread
         if sys.version_info >= (3, 13) and self.limbo is vars(threading).get("_limbo"):
             handle = getattr(thread, _HANDLE)
             handle.join(timeout if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+            return timeout is None
+        return False
 
     def join_thread(self) -> None:
         """After `ended`: the thread has a few instructions left, and thread-locals to drop, with destructors.
@@ -103,10 +106,6 @@ class PoolThread:
             lock = self.thread._tstate_lock  # type: ignore[attr-defined]
             return lock is None or not lock.locked()
 
-    def is_here(self) -> bool:
-        """Whether this is the calling thread, outside of what the worker does: before that, or in destructors after."""
-        return self.thread.ident == _thread.get_ident() and not self.is_gone()
-
     def begin(self) -> None:
         """In the new thread, or in the one in between."""
         self.thread.name = f"{self._name}_{self.index}"
@@ -122,10 +121,13 @@ class PoolThread:
         except IndexError:
             return
         try:
-            # Empty, whoever starts this thread: tools patch `Thread.start` so that it carries the starter's over, which
-            # would be that of all tasks to come.
             try:
-                Context().run(self._run_worker)
+                if self.by_threading:
+                    # Empty, whoever starts this thread: tools patch `Thread.start` so that it carries the starter's
+                    # over, which would be that of all tasks to come.
+                    Context().run(self._run_worker)
+                else:
+                    self._run_worker()
             except BaseException:  # thrown into this thread before it was at work
                 self._run_worker()
         finally:

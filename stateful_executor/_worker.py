@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from ._coming import never_came, start_next
@@ -114,18 +115,18 @@ class Worker(Runner):
         return True
 
     def _run_broadcasts(self) -> None:
-        breakage = self.registry.workers.breakage
         while self.broadcasts:
-            if breakage is None:
-                if self._startup.may_lose_state and self._has_lost_state():
-                    return
-                self._be_busy()
-                self.run(queue=self.broadcasts)
-            else:
-                with suppress(IndexError):  # cancelled
-                    task = self.broadcasts[0]
-                    fail(self.registry, task, breakage(), silenced=True)
-                    self.forget_broadcast(task)
+            if self._startup.may_lose_state and self._has_lost_state():
+                return
+            self._be_busy()
+            self.run(queue=self.broadcasts)
+
+    def _fail_broadcasts(self, breakage: Callable[[], Exception]) -> None:
+        while not self._stop_broadcasts():
+            with suppress(IndexError):  # cancelled
+                task = self.broadcasts[0]
+                fail(self.registry, task, breakage(), silenced=True)
+                self.forget_broadcast(task)
 
     # Ending
 
@@ -146,13 +147,12 @@ class Worker(Runner):
         registry = self.registry
         if registry.forked:  # this is a child process, and the states are the parent's
             return True
-        while not self._stop_broadcasts():
-            if registry.workers.breakage is None:
-                return False
-            self._run_broadcasts()
+        if self.states.slots and not self._stop_broadcasts() and registry.workers.breakage is None:
+            return False
         self.states.tear_down_all()
         breakage = registry.workers.breakage
         if breakage is not None:
+            self._fail_broadcasts(breakage)
             fail_all(registry, breakage)  # it may have been cut off in there
         if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait

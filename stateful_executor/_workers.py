@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import _thread
 import sys
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -18,10 +16,10 @@ from ._runqueue import RunQueue
 from ._stats import Counts
 from ._task import Task
 from ._thread import PoolThread
-from ._typing import Any, Protocol
+from ._typing import Any
 
-NUMBERS_AT_ONCE = 64
 LONG_ENOUGH = 1.0  # seconds for workers to come
+_NOTHING = Counts()  # never written
 PACED = not (3, 12) <= sys.version_info < (3, 12, 2)  # these start no thread when the interpreter exits
 
 
@@ -31,7 +29,7 @@ class PoolWorker(PoolThread):
     `leaving` and what is added to `broadcasts` are guarded by `Workers.lock`; the worker's own thread writes the rest.
     """
 
-    broadcasts: deque[Future[Any]]  # tasks for this worker only
+    broadcasts: list[Future[Any]]  # tasks for this worker only
     leaving: bool  # takes no more of them, and is none of those who stay
     fn: object  # what it runs
     nested_tasks: int  # tasks that run inside another one, which waits for them
@@ -55,13 +53,6 @@ class PoolWorker(PoolThread):
         raise NotImplementedError
 
 
-class PoolState(Protocol):
-    """The registry, as far as its list of workers needs it."""
-
-    close_reason: Callable[[], Exception] | None
-    forked: bool
-
-
 class Workers:
     """Owns the list of a pool's workers. Strictly private.
 
@@ -73,7 +64,7 @@ class Workers:
     `retired`, `gone`
         those that have left a pool that goes on, until they have ended; those in `live` that have left a closed one.
     `free_indices`, `_numbered`
-        numbers that no worker has, the lowest last; and the first that has not been among them yet.
+        numbers that no worker has any more, the lowest last; and the lowest that none ever had.
     `max_workers`, `room`
         how many there may be; and how many more, less than none for a while after `resize`.
     `too_many`
@@ -89,6 +80,9 @@ class Workers:
         threads that ended for want of memory since the last one that came. Of two who write at once either may win.
     `_watchers`
         who waits until nobody is in `coming`, or in `unended`. Guarded by its own lock.
+    `closed`, `forked`
+        no task is accepted any more; this is a child process. Written by the pool, `closed` after its `close_reason`;
+        once set they stay set.
     `_dissolved`
         the pool is no more; once set it stays set. Who sets it breaks cycles, or the last worker to end, or nobody.
 
@@ -114,7 +108,7 @@ class Workers:
     Who waits in `_watch` is woken by the last worker that comes, or ends; else by the timeout, or Ctrl-C.
     """
 
-    def __init__(self, max_workers: int, run_queue: RunQueue, pool: PoolState) -> None:
+    def __init__(self, max_workers: int, run_queue: RunQueue) -> None:
         self.max_workers = max_workers
         self.room = max_workers
         self.new_worker: Callable[[], PoolWorker]  # given by the pool
@@ -130,11 +124,12 @@ class Workers:
         self.too_many: bool = False
         self.initialized_once = False
         self.breakage: Callable[[], Exception] | None = None
-        self.retired_counts: Counts = Counts()
+        self.retired_counts: Counts = _NOTHING
         self.failed_in_a_row = self._numbered = 0
         self._watchers: dict[Parker, dict[PoolWorker, None]] = {}
         self._run_queue = run_queue
-        self._pool: PoolState = weakref.proxy(pool)  # which has this
+        self.closed: bool = False
+        self.forked: bool = False
         self._dissolved: bool = False
 
     # Starting
@@ -159,16 +154,17 @@ class Workers:
 
     def _start(self, worker: PoolWorker, starts: Iterator[object], late: bool) -> Exception | None:
         """With `lock` held, so that nobody else sees a worker that does not start. Returns why it does not."""
-        while not self.free_indices:  # make more numbers, the lowest last
-            self.free_indices += range(self._numbered + NUMBERS_AT_ONCE - 1, self._numbered - 1, -1)
-            self._numbered += NUMBERS_AT_ONCE
         # No call from here to the start, so that no signal's handler and no collection comes in between: both could
         # lead here again, or wait for the worker that this is about to start.
-        if self.room <= 0 or self._pool.forked or (self._pool.close_reason is not None and not late):
+        if self.room <= 0 or self.forked or (self.closed and not late):
             self.can_grow = False
             return None
-        worker.index = self.free_indices[-1]
-        del self.free_indices[-1]
+        if self.free_indices:
+            worker.index = self.free_indices[-1]
+            del self.free_indices[-1]
+        else:
+            worker.index = self._numbered
+            self._numbered += 1
         self.room -= 1
         self.live[worker] = None
         self.unended[worker] = None
@@ -227,7 +223,7 @@ class Workers:
 
     def has_room(self) -> bool:
         """Whether one may be started."""
-        return self.room > 0 and self._pool.close_reason is None
+        return self.room > 0 and not self.closed
 
     # Told by workers
 
@@ -257,11 +253,11 @@ class Workers:
 
     def _try_retire(self, worker: PoolWorker) -> bool:
         """With `lock` held. May be cut off, and begun again."""
-        if worker in self.retired:
+        if worker.broadcasts:
+            return False
+        worker.leaving = True
+        if worker in self.retired or worker in self.gone:
             return True
-        if worker in self.gone:
-            del self.gone[worker]
-            self.room -= 1
         if worker in self.live:
             del self.live[worker]
             self.room += 1
@@ -271,7 +267,7 @@ class Workers:
             self.room -= 1
             worker.leaving = False
             return False
-        if self._pool.close_reason is not None:
+        if self.closed:
             self.live[worker] = None  # of a pool that was shut down they are all to be seen
             self.gone[worker] = None
             return True
@@ -286,7 +282,7 @@ class Workers:
         return True
 
     def _look_for_room(self) -> None:
-        self.can_grow = self.room > 0 and self._pool.close_reason is None
+        self.can_grow = self.room > 0 and not self.closed
 
     # Resizing
 
@@ -344,13 +340,17 @@ class Workers:
         deadline = Deadline(timeout)
         # Whoever looked too early to see that the pool is closed has entered its worker when this has the lock.
         last, others = locked(self.lock, lambda: (list(self.unended), [*self.live, *self.retired]))
-        if not self._pool.forked and [worker for worker in {*last, *others} if worker.is_here()]:
+        if self.forked:
+            return True
+        here = _thread.get_ident()
+        if [worker for worker in {*last, *others} if worker.thread.ident == here and not worker.is_gone()]:
             raise RuntimeError("a destructor in a worker's own thread can't wait for that: use shutdown(wait=False)")
-        if len(last) == 1 and current.worker is None and not self._pool.forked:  # its thread's end is all there is
-            last[0].join_started(deadline.left())
+        only_one = len(last) == len(others) == 1 and current.worker is None  # its thread's end is all there is
+        if only_one and last[0].join_started(deadline.left()) and len(self.live) == 1 and not self.unended:
+            return True
         if self.unended and not self._watch(self.unended, deadline):
             return False
-        for worker in [] if self._pool.forked else [*self.live, *self.retired]:  # nobody is left to move from one over
+        for worker in [] if self.forked else [*self.live, *self.retired]:  # nobody is left to move from one over
             worker.join_thread()
         return True
 
@@ -373,9 +373,7 @@ class Workers:
         self._watchers[parker] = awaited
         try:
             # With the lock, so that a worker that can't start is never seen.
-            return sleep_until(
-                lambda: self._pool.forked or locked(self.lock, lambda: not awaited), parker, deadline.left()
-            )
+            return sleep_until(lambda: self.forked or locked(self.lock, lambda: not awaited), parker, deadline.left())
         finally:
             del self._watchers[parker]
 
@@ -393,6 +391,7 @@ class Workers:
 
     def after_fork(self) -> None:
         """In the child, into which no worker came along."""
+        self.closed = self.forked = True
         self.lock = _thread.RLock()
         self.can_grow = False
         self.unended = {}  # not `clear`, see `_Current.after_fork`

@@ -615,6 +615,14 @@ def test_an_ended_pool_leaves_no_cycle(end: str, options: dict[str, Any]) -> Non
         until(lambda: not [ref for ref in refs if ref() is not None])
 
 
+def test_a_worker_needs_no_dict() -> None:
+    """CPython keeps up to 30 attributes inside an object; with more, each worker has a dict besides, and is slower."""
+    with StatefulThreadPoolExecutor(1, initializer=list) as pool:
+        pool.submit(int).result()
+        [worker] = inside(pool).workers
+        assert len(vars(worker)) <= 30
+
+
 def test_referrers_are_named() -> None:
     """So that a failure of the tests above says what holds what."""
     thing, notes = Thing(), Notes()
@@ -635,7 +643,7 @@ def sizes(pool: Pool) -> dict[str, int]:
     found = {name: len(container) for name, container in containers(pool)}
     found |= {f"counts.{name}": len(getattr(registry.counts, name).ones) // 1024 for name in ("cancelled", "completed")}
     workers = [inside(worker) for worker in list(registry.workers)]
-    for name in "inbox", "broadcasts", "slots", "tearing", "base_depth", "start_claim":
+    for name in "inbox", "broadcasts", "slots", "tearing", "late", "torn", "base_depth", "start_claim":
         found[f"worker.{name}"] = sum(len(getattr(worker, name)) for worker in workers)
     slots = [inside(slot) for worker in workers for slot in list(worker.slots.values())]
     for name in "states", "needs_attention", "when_free":

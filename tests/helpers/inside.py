@@ -137,14 +137,16 @@ REGISTRY = {
     "permits_lock": "permits.lock",
     "submit_timeout": "permits.timeout",
 }
-UNBOUNDED = {"free_permits": None, "unissued": 0, "waiters": {}, "needs_notify": {}, "max_backlog": None}
+# Of a pool without a bound, and of a worker that never had a state.
+ABSENT = {"free_permits": None, "unissued": 0, "waiters": {}, "needs_notify": {}, "max_backlog": None}
+ABSENT |= {"tearing": {}, "late": [], "torn": []}
 WORKER = {
     "thread": "thread",
     "index": "index",
     "ended": "ended",
     "asleep": "asleep",
     "searching": "searching",
-    "unpark": "unpark",
+    "lock": "lock",
     "block": "_block",
     "sleep_idle": "_sleep_idle",
     "retract": "_retract",
@@ -162,7 +164,9 @@ WORKER = {
     "slot": "states.slot",
     "overflow": "states.overflow",
     "base_depth": "states.base_depth",
-    "tearing": "states.tearing",
+    "tearing": "states.teardowns.under_way",
+    "late": "states.teardowns.late",
+    "torn": "states.teardowns.states",
     "end": "_end",
     "start_claim": "start_claim",
 }
@@ -232,7 +236,7 @@ class Inside:
 
     def __getattr__(self, name: str) -> Any:
         owner, last = self._find(name)
-        return UNBOUNDED[name] if owner is None else getattr(owner, last)
+        return ABSENT[name] if owner is None else getattr(owner, last)
 
     def __setattr__(self, name: str, value: object) -> None:
         owner, last = self._find(name)
@@ -338,7 +342,7 @@ def registries() -> list[Any]:
     return _interpreter._alive()
 
 
-SLEEPERS_LOCKS = {"Parker._lock", "Worker.unpark", "Worker._acquire"}  # each is for one thread to sleep on
+SLEEPERS_LOCKS = {"Parker._lock", "Worker.lock"}  # each is for one thread to sleep on
 # Where every thread sleeps that waits for the library: that is its innermost frame.
 SLEEPS_IN = {
     sleeps.__code__ for sleeps in (_parker.Parker.park, _thread.PoolThread.join_started, _thread.PoolThread.join_thread)

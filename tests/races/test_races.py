@@ -11,6 +11,7 @@ import inspect
 import sys
 import threading
 import time
+import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -552,15 +553,15 @@ class TestOnTheWay:
         with StatefulThreadPoolExecutor(2) as pool:
             registry = self.all_asleep(pool)
             last = list(registry.idle)[-1]
-            unpark = last.unpark
+            lock = last.lock
 
             def fail() -> None:
-                last.unpark = unpark
+                last.lock = lock
                 assert registry.searching
                 registry.tail.clear()  # a busy worker may take the entry, and then nobody looks for the task any more
                 raise RecursionError
 
-            last.unpark = fail
+            last.lock = types.SimpleNamespace(release=fail)
             with pytest.raises(RecursionError):
                 pool.submit(int)
             assert not registry.searching
