@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from reprlib import recursive_repr
+from types import FunctionType
 
 from ._typing import Any
 
@@ -51,15 +52,30 @@ class _MadeLater:
 
 
 def _init(cls: type[Any], names: tuple[str, ...], kw_only: bool) -> Callable[..., None]:
-    """Compiled, so that it has the signature at which people and tools look."""
-    parameters = [f"{name}=cls.{name}" if hasattr(cls, name) else name for name in names]
-    text = f"def __init__(self, {'*, ' * kw_only}{', '.join(parameters)}): fill(**locals())"
-    names_there = vars(sys.modules[cls.__module__]) | {"cls": cls, "fill": _fill}
-    exec(text, names_there)  # noqa: S102  # our own text
-    init: Callable[..., None] = names_there["__init__"]
+    """Has the signature at which people and tools look. Not compiled for that, which would take longer."""
+    variables = ("self", *names)
+    positional = 1 if kw_only else len(variables)
+    code = _template.__code__.replace(
+        co_varnames=variables,
+        co_nlocals=len(variables),
+        co_argcount=positional,
+        co_kwonlyargcount=len(variables) - positional,
+        co_name="__init__",
+    )
+    init = FunctionType(code, vars(sys.modules[cls.__module__]) | {"_fill": _fill}, "__init__")
+    defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+    if kw_only:
+        init.__kwdefaults__ = defaults
+    else:
+        init.__defaults__ = tuple(defaults.values())
+    init.__module__ = cls.__module__
     init.__qualname__ = f"{cls.__qualname__}.__init__"
     init.__annotations__ = {**cls.__annotations__, "return": None}
     return init
+
+
+def _template() -> None:
+    _fill(**locals())
 
 
 def _fill(self: Any, **values: object) -> None:
