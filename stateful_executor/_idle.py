@@ -22,7 +22,7 @@ class Parked:
         true while the worker sleeps and had nothing else to do before. Written by its own thread; false when it enters
         `Idle.workers`, and who takes it out may miss that it is true since.
     `searching`
-        submits rely on this one. Written by who took it out of `Idle.workers`, before `unpark`; by its thread after.
+        submits rely on this one. Written by who took it out of `Idle.workers`, before the release; by its thread after.
     """
 
     def __init__(self) -> None:

@@ -105,7 +105,8 @@ class RunQueue:
         `tail` first: a compaction meanwhile moves what was in there to `head`, and nothing the other way.
         """
         self.tail.extend(())
-        self.head.extend(())
+        if self.head is not self.tail:
+            self.head.extend(())
         return bool(self.tail or self.head)
 
     # Tombstones

@@ -58,6 +58,8 @@ class Worker(Runner):
         while not leaving:
             if self._startup.run(self):
                 self._serve()
+            else:
+                self.registry.workers.serves(self)
             leaving = self._leave()
         self._end()
 
@@ -67,6 +69,7 @@ class Worker(Runner):
             return True
         self._be_awake()
         self.registry.workers.has_come(self)  # it may have been cut off in there
+        self.registry.workers.serves(self)
         if self.registry.close_reason is not None:
             self.registry.idle.wake_next()  # as in `Mailbox._sleep_idle`, in which this worker may have been
         self.states.tear_down_all()
@@ -165,7 +168,6 @@ class Worker(Runner):
             self.dead = True
             self.inbox.extend(())  # locks it, see `Mailbox`
             self._answer()
-            self.registry.workers.serves(self)
         current.worker = None
         self._over = True
 

@@ -246,27 +246,28 @@ class Workers:
         """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
         if not locked(self.lock, partial(self._try_retire, worker)):
             return False
-        for other in self.retired.copy():
+        for other in self.retired.copy() if self.retired else ():
             if other.ended and other.is_gone():
                 self.retired.pop(other, None)
         return True
 
     def _try_retire(self, worker: PoolWorker) -> bool:
         """With `lock` held. May be cut off, and begun again."""
-        if worker.broadcasts:
-            return False
-        worker.leaving = True
         if worker in self.retired or worker in self.gone:
             return True
+        if worker.broadcasts:
+            return False
         if worker in self.live:
             del self.live[worker]
             self.room += 1
-        self._look_for_room()  # before the look at the tasks
+        if not self.closed:
+            self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending() and self.room > 0:
             self.live[worker] = None
             self.room -= 1
             worker.leaving = False
             return False
+        worker.leaving = True
         if self.closed:
             self.live[worker] = None  # of a pool that was shut down they are all to be seen
             self.gone[worker] = None
