@@ -81,11 +81,13 @@ class PoolThread:
     def join_thread(self) -> None:
         """After `ended`: the thread has a few instructions left, and thread-locals to drop, with destructors.
 
+        From Python 3.13 on it keeps its stack until it is joined, or until its `Thread` is collected.
         Up to Python 3.12 `Thread.join` is Python code that takes a lock, which two Ctrl-Cs can leave held, and every
         later join, and the exit of the interpreter, waits for it. To look whether it is held leaves nothing.
         """
         if sys.version_info >= (3, 13):
-            if not self.is_gone():
+            has_come = not self.start_claim and self.thread.ident is not None
+            if has_come and not self.join_started(None):
                 self.thread.join()
         else:
             polls = 0

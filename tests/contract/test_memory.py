@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -613,6 +615,31 @@ def test_an_ended_pool_leaves_no_cycle(end: str, options: dict[str, Any]) -> Non
             thread.join(PATIENCE)
         del threads, thread
         until(lambda: not [ref for ref in refs if ref() is not None])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_ended_pool_keeps_no_stacks() -> None:
+    """From Python 3.13 on a thread's stack is free when somebody joins it."""
+
+    def taken() -> int:
+        [size] = re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(size) << 10
+
+    def ended() -> Pool:
+        everyone = threading.Barrier(32)
+        with StatefulThreadPoolExecutor(32) as pool:
+            assert len({pool.submit(everyone.wait, PATIENCE) for _ in range(32)}) == 32
+        return pool
+
+    outer = threading.stack_size(32 << 20)
+    try:
+        ended()  # each thread may have memory of its own from here on, which it leaves to others
+        before = taken()
+        pool = ended()
+        assert taken() - before < 16 * (32 << 20)
+        del pool
+    finally:
+        threading.stack_size(outer)
 
 
 def test_a_worker_needs_no_dict() -> None:
