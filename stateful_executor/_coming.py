@@ -28,11 +28,11 @@ def start_next(registry: Registry, worker: PoolWorker) -> None:
     registry.workers.has_come(worker)
 
 
-def see_to_tasks(registry: Registry) -> Exception | None:
+def see_to_tasks(registry: Registry, *, late: bool = True) -> Exception | None:
     """Have a worker for each task that waits: one on its way, an idle one, or one more, which sees to those after it.
 
     An idle one is woken though it may be about to find a task by itself: that is one task, and there may be more.
-    Returns why there is none at all.
+    `late`: also in a closed pool, by one of its workers, for whose end a shutdown waits. Returns why there is none.
     """
     workers, run_queue = registry.workers, registry.run_queue
     if workers.breakage is not None or registry.forked or not run_queue.has_entries():  # locks both segments
@@ -47,7 +47,7 @@ def see_to_tasks(registry: Registry) -> Exception | None:
     for _ in range(tasks - len(workers.arriving)):
         if registry.idle.wake_one():
             continue
-        error = workers.grow(late=True)
+        error = workers.grow(late=late)
         if PACED or error is not None or workers.room <= 0:
             return error  # the one that comes goes on
     return None

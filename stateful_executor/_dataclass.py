@@ -61,12 +61,15 @@ def _init(cls: type[Any], names: tuple[str, ...], kw_only: bool) -> Callable[...
         co_argcount=positional,
         co_kwonlyargcount=len(variables) - positional,
         co_name="__init__",
+        co_qualname="__init__",
+        co_filename="<string>",  # as `dataclasses` has it
     )
     init = FunctionType(code, vars(sys.modules[cls.__module__]) | {"_fill": _fill}, "__init__")
     defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
     if kw_only:
-        init.__kwdefaults__ = defaults
+        init.__kwdefaults__ = defaults or None
     else:
+        assert names[len(names) - len(defaults) :] == tuple(defaults)
         init.__defaults__ = tuple(defaults.values())
     init.__module__ = cls.__module__
     init.__qualname__ = f"{cls.__qualname__}.__init__"

@@ -36,7 +36,7 @@ def _fit(registry: Registry) -> None:
     if workers.too_many:
         _nudge(registry, staying)
     elif workers.can_grow:
-        error = see_to_tasks(registry)
+        error = see_to_tasks(registry, late=False)
         try:
             if error is not None:  # there is no thread to be had, and a worker that left may have relied on this one
                 registry.no_worker(error)

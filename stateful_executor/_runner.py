@@ -48,7 +48,7 @@ class Runner(Mailbox):
         self.completed: int = 0
         self.counts: Counts = Counts()
         self.states = States(self.counts)
-        self._cut_off: tuple[tuple[Future[Any] | None, Group | None, object, BaseException], ...] = ()
+        self._cut_off: list[tuple[Future[Any] | None, Group | None, object, BaseException]] = []
 
     def run(
         self, task: Future[Any] | None = None, nested: bool = False, queue: list[Future[Any]] | None = None
@@ -232,7 +232,7 @@ class Runner(Mailbox):
                     task._abort(error, fn)
                 elif scope is not None:
                     scope._end_if_last()
-                self._cut_off = self._cut_off[:-1]
+                del self._cut_off[-1]
             except BaseException:
                 tell(logger.critical, "callback of %r raised, or the end of the task was cut off as well", task)
             task = scope = fn = error = None  # type: ignore[assignment]

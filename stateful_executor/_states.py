@@ -78,10 +78,12 @@ class States:
             if self.teardowns is None or binding not in self.teardowns.under_way:
                 binding.holders.pop(owner, None)
             raise RuntimeError(f"the scope of this view has ended, and with it the states made by {binding.name}")
+        # To make either may start a collection, whose finalizers run tasks, which may make the same.
+        teardowns = Teardowns(self._counts)
         if self.teardowns is None:
-            self.teardowns = Teardowns(self._counts)
-        slot = self.slots[binding] = Slot(binding, self._counts, self.teardowns)
-        return slot
+            self.teardowns = teardowns  # one step with the look
+        slot = Slot(binding, self._counts, self.teardowns)
+        return self.slots.setdefault(binding, slot)
 
     def call_bound(
         self, binding: Binding, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

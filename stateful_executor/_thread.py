@@ -123,13 +123,10 @@ class PoolThread:
         except IndexError:
             return
         try:
+            # Empty, whoever starts this thread: tools patch `threading` so that it carries the starter's over, which
+            # would be that of all tasks to come. And gone with what tasks leave in it while `threading` knows this one.
             try:
-                if self.by_threading:
-                    # Empty, whoever starts this thread: tools patch `Thread.start` so that it carries the starter's
-                    # over, which would be that of all tasks to come.
-                    Context().run(self._run_worker)
-                else:
-                    self._run_worker()
+                Context().run(self._run_worker)
             except BaseException:  # thrown into this thread before it was at work
                 self._run_worker()
         finally:

@@ -150,12 +150,13 @@ class Worker(Runner):
         registry = self.registry
         if registry.forked:  # this is a child process, and the states are the parent's
             return True
-        if self.states.slots and not self._stop_broadcasts() and registry.workers.breakage is None:
-            return False
-        self.states.tear_down_all()
         breakage = registry.workers.breakage
         if breakage is not None:
-            self._fail_broadcasts(breakage)
+            self._fail_broadcasts(breakage)  # for which a teardown may wait
+        elif self.states.slots and not self._stop_broadcasts():
+            return False
+        self.states.tear_down_all()
+        if breakage is not None:
             fail_all(registry, breakage)  # it may have been cut off in there
         if breakage is not None or registry.workers.retire(self):
             registry.waits.look()  # this may have been the last one not to wait

@@ -346,8 +346,8 @@ class Workers:
         here = _thread.get_ident()
         if [worker for worker in {*last, *others} if worker.thread.ident == here and not worker.is_gone()]:
             raise RuntimeError("a destructor in a worker's own thread can't wait for that: use shutdown(wait=False)")
-        only_one = len(last) == len(others) == 1 and current.worker is None  # its thread's end is all there is
-        if only_one and last[0].join_started(deadline.left()) and len(self.live) == 1 and not self.unended:
+        only_one = len(last) == 1 and last == others and current.worker is None  # its thread's end is all there is
+        if only_one and last[0].join_started(deadline.left()) and list(self.live) == last and not self.unended:
             return True
         if self.unended and not self._watch(self.unended, deadline):
             return False

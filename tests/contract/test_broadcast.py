@@ -622,6 +622,31 @@ class TestFailures:
                 pool.broadcast(where)
             assert caught.value.__cause__ is original
 
+    def test_teardown_waits_in_a_pool_that_breaks(self) -> None:
+        """For the calls, which have failed by then."""
+        makes, notes = threading.Semaphore(1), []
+        begun = threading.Barrier(3)
+        fail, go_on = threading.Event(), threading.Event()
+
+        def make() -> int:
+            good = makes.acquire(blocking=False)
+            begun.wait(20)
+            if good and go_on.wait(20):
+                return 1
+            fail.wait(20)
+            raise OSError
+
+        pool = StatefulThreadPoolExecutor(2, "w", make, finalizer=lambda _: notes.append(wait(futures, 20).not_done))
+        tasks = [pool.submit(int) for _ in range(2)]
+        begun.wait(20)
+        futures = pool.broadcast(where)
+        fail.set()
+        wait(tasks, 20)  # the other worker has broken the pool
+        go_on.set()
+        pool.shutdown()
+        assert notes == [set()]
+        assert {type(future.exception(0)) for future in futures} == {BrokenThreadPool}
+
     def test_view_of_a_broken_pool(self) -> None:
         """A view says the same."""
         with StatefulThreadPoolExecutor(1, initializer=lambda: 1 / 0) as pool:

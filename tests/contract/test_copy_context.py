@@ -320,6 +320,32 @@ class TestShared:
         """Workers start in an empty context, whoever makes them start."""
         assert run_with("mine", lambda: (sharing.submit(int).result(), entry_point(sharing, var.get))[1]) == "nothing"
 
+    def test_tool_that_carries_contexts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They start in an empty one though a tool has threads run in the one that made them."""
+        init, run = threading.Thread.__init__, threading.Thread.run
+
+        def make(thread: Any, *args: Any, **kwargs: Any) -> None:
+            init(thread, *args, **kwargs)
+            thread.carried = contextvars.copy_context()
+
+        monkeypatch.setattr(threading.Thread, "__init__", make)
+        monkeypatch.setattr(threading.Thread, "run", lambda thread: thread.carried.run(run, thread))
+        with StatefulThreadPoolExecutor(1) as pool:
+            assert run_with("mine", lambda: pool.submit(var.get).result()) == "nothing"
+
+    def test_what_is_left_ends_with_the_worker(self) -> None:
+        """In its thread, while `threading` knows that: a destructor that asks who it is leaves no dummy behind."""
+
+        class Left:
+            def __del__(self) -> None:
+                ended.append(threading.current_thread().name)
+
+        ended: list[str] = []
+        with StatefulThreadPoolExecutor(1, "w") as pool:
+            pool.submit(lambda: bool(var.set(Left()))).result()
+        assert ended == ["w_0"]
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("Dummy")]
+
     def test_initializer_reaches_the_tasks(self, entry_point: EntryPoint) -> None:
         """What the initializer has set is there in every task."""
         context = decimal.Context(prec=3)

@@ -18,6 +18,7 @@ from stateful_executor import (
     Scope,
     StatefulThreadPoolExecutor,
     StateView,
+    _coming,
     _idle,
     _interpreter,
     _mailbox,
@@ -61,6 +62,7 @@ __all__ = [
     "CARRIED",
     "CLOCKS",
     "HAS_GIL",
+    "JOINS_IN",
     "MOST_TRIES",
     "PACED",
     "SET_LATER",
@@ -112,6 +114,7 @@ REGISTRY = {
             "too_many",
             "retire",
             "coming",
+            "unended",
             "settle",
         ],
         "idle.": ["searching", "wasted_wakes"],
@@ -344,9 +347,8 @@ def registries() -> list[Any]:
 
 SLEEPERS_LOCKS = {"Parker._lock", "Worker.lock"}  # each is for one thread to sleep on
 # Where every thread sleeps that waits for the library: that is its innermost frame.
-SLEEPS_IN = {
-    sleeps.__code__ for sleeps in (_parker.Parker.park, _thread.PoolThread.join_started, _thread.PoolThread.join_thread)
-}
+JOINS_IN = {joins.__code__ for joins in (_thread.PoolThread.join_started, _thread.PoolThread.join_thread)}
+SLEEPS_IN = JOINS_IN | {_parker.Parker.park.__code__}
 
 
 # Where to replace something: the owner, and the name there.
@@ -386,6 +388,9 @@ HOOKS: dict[str, tuple[object, str]] = {
     "Worker.take_broadcast": (_worker.Worker, "take_broadcast"),
     "Slot.take_back": (_slot.Slot, "take_back"),
     "TearDown.answer": (_states.TearDown, "answer"),
+    "replace a worker that died": (_coming, "_replace"),
+    "Slot": (_states, "Slot"),
+    "Teardowns": (_states, "Teardowns"),
     "State.random": (_state, "_random"),
     "LostError": (_task, "LostError"),
     "AsTheyFinish.add": (AsTheyFinish, "add"),

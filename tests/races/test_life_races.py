@@ -17,8 +17,10 @@ import pytest
 from inside import (
     CARRIED,
     HAS_GIL,
+    JOINS_IN,
     MOST_TRIES,
     PACED,
+    SLEEPS_IN,
     Parker,
     Tally,
     TearDown,
@@ -33,6 +35,12 @@ from starts import before_start, fail_to_start
 from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
+
+
+def innermost(thread: threading.Thread) -> object:
+    """The code in which `thread` is."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame and frame.f_code
 
 
 def before(step: str, then: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +376,50 @@ class TestStarts:
         assert getattr(*hook("Python's own start")) is None
         with StatefulThreadPoolExecutor(1, "w") as pool:
             assert pool.submit(where).result(5) == "w_0"
+
+    def test_shutdown_while_one_dies_and_another_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It waits for the thread of either, with what is left in its thread-locals."""
+        replace = getattr(*hook("replace a worker that died"))
+        local = threading.local()
+        go_on, dead, buried, last = (threading.Event() for _ in range(4))
+        notes: list[str] = []
+
+        class Left:
+            def __del__(self) -> None:
+                last.wait(20)
+                notes.append("thread-local")
+
+        def leave() -> None:
+            local.left = Left()
+            go_on.wait(20)
+
+        def die(_: Worker) -> None:
+            raise MemoryError
+
+        def linger(*args: Any, **how: Any) -> None:
+            dead.set()
+            buried.wait(20)
+            replace(*args, **how)
+
+        pool = StatefulThreadPoolExecutor(2, "w")
+        first = pool.submit(leave)
+        until(first.running)
+        monkeypatch.setattr(*hook("replace a worker that died"), linger)
+        monkeypatch.setattr(*hook("PoolThread.begin"), die)
+        second = pool.submit(int)
+        assert dead.wait(20)
+        pool.shutdown(wait=False)
+        go_on.set()
+        assert second.result(20) == 0
+        until(lambda: [worker.index for worker in list(inside(pool).unended)] == [1])
+        ender = threading.Thread(target=lambda: (pool.shutdown(), notes.append("shutdown")))
+        ender.start()
+        until(lambda: innermost(ender) in SLEEPS_IN)
+        buried.set()
+        until(lambda: notes or (not inside(pool).unended and innermost(ender) in JOINS_IN))
+        last.set()
+        ender.join(20)
+        assert notes == ["thread-local", "shutdown"]
 
     def test_one_is_left_when_another_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is memory for no more: after some tries the task is left to the one that is there."""

@@ -634,6 +634,28 @@ class TestFinalizersInASlot:
         assert states == [["torn down"]] * len(states)
         assert len(states) <= 2
 
+    @pytest.mark.parametrize("part", ["Teardowns", "Slot"])
+    @pytest.mark.parametrize("same", [False, True])
+    def test_first_state(self, part: str, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of two that make what the first state is kept in, each has its state torn down."""
+        real = getattr(*hook(part))
+        ended: list[int] = []
+        due = [None]
+
+        def make(*args: Any) -> Any:
+            if due:
+                due.clear()
+                assert other.submit(int).result(5) == 1
+            return real(*args)
+
+        monkeypatch.setattr(*hook(part), make)
+        with StatefulThreadPoolExecutor(1) as pool:
+            view = pool.with_state(lambda: 1, finalizer=ended.append)
+            other = view if same else pool.with_state(lambda: 1, finalizer=ended.append)
+            assert view.submit(int).result(5) == 1
+        assert not due
+        assert len(ended) == pool.stats().states_made == pool.stats().states_torn_down
+
     def test_while_a_state_is_lent(self) -> None:
         """It discards the state that the worker is about to give to another task: that one is not lent the ruin."""
 

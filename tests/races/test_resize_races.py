@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from inside import HAS_GIL, Worker, hook, inside, is_needed
 from stages import OnFirstEntry, Stage
+from states import States
 from threads import run_in_thread, until, where
 
 from stateful_executor import StatefulThreadPoolExecutor
@@ -106,6 +107,27 @@ class TestAgainstParking:
         with one_idle() as (pool, _):
             inside(pool).idle = OnFirstEntry(lambda _: resizing(pool, 1)(), inside(pool).idle)
             pool.submit(int).result(20)
+
+
+def test_against_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody starts when that has returned, though there was a task to see to."""
+    states = States()
+    pool = StatefulThreadPoolExecutor(1, "w", states.make, finalizer=states.tear_down)
+    go_on = threading.Event()
+    tasks = [pool.submit(go_on.wait, 20), pool.submit(int)]
+
+    def end() -> None:
+        go_on.set()
+        wait(tasks, 20)
+        pool.shutdown()
+
+    until(lambda: tasks[0].running())
+    once("Workers.grow", end, monkeypatch)
+    pool.resize(3)
+    assert go_on.is_set()
+    assert [thread.name for thread in pool._threads] == ["w_0"]
+    assert len(states.made) == 1
+    states.check()
 
 
 class TestAgainstSubmit:
