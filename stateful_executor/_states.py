@@ -11,6 +11,8 @@ from ._state import Teardowns
 from ._stats import ONE, Counts
 from ._typing import Any, cast
 
+_NONE_LENT: dict[Slot, int] = {}  # never written
+
 
 class Request:
     """Something asked of a worker, answered in its thread: between tasks, or while a task of its waits."""
@@ -31,9 +33,6 @@ class Owner(Holder):
     def ask(self, request: Request) -> None:
         """Have `request` answered in the worker's thread; from any thread."""
         raise NotImplementedError
-
-
-_NONE_LENT: dict[Slot, int] = {}  # never written
 
 
 def owners(binding: Binding) -> list[Owner]:
