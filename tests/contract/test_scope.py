@@ -229,6 +229,7 @@ class TestCancel:
             begun.set()
             while not scope.cancelled:
                 pass
+            seen.wait(20)  # else the only worker could begin the other one before that is cancelled
             return scope.cancelled
 
         with StatefulThreadPoolExecutor(1) as pool:
