@@ -127,7 +127,7 @@ class Startup:
         """Give the error in `failures` to the next task, if there is one yet."""
         registry = worker.registry
         while True:
-            queue: Any = worker.broadcasts or registry.run_queue.head
+            queue = worker.broadcasts or registry.run_queue.head
             try:
                 task = queue[0]  # it stays there until it is claimed, lest it be lost if this is cut off
             except IndexError:

@@ -86,8 +86,7 @@ class PoolThread:
         later join, and the exit of the interpreter, waits for it. To look whether it is held leaves nothing.
         """
         if sys.version_info >= (3, 13):
-            has_come = not self.start_claim and self.thread.ident is not None
-            if has_come and not self.join_started(None):
+            if self._has_come() and not self.join_started(None):
                 self.thread.join()
         else:
             polls = 0
@@ -100,13 +99,16 @@ class PoolThread:
 
         Up to Python 3.12 `Thread.is_alive` takes that lock, and fails when two threads call it at once.
         """
-        if self.start_claim or self.thread.ident is None:
+        if not self._has_come():
             return True
         if sys.version_info >= (3, 13):
             return not self.thread.is_alive()
         else:  # noqa: RET505  # mypy knows such a branch
             lock = self.thread._tstate_lock  # type: ignore[attr-defined]
             return lock is None or not lock.locked()
+
+    def _has_come(self) -> bool:
+        return not self.start_claim and self.thread.ident is not None
 
     def begin(self) -> None:
         """In the new thread, or in the one in between."""

@@ -58,8 +58,7 @@ class Waits:
 
     def look(self, *, can_start: bool = True) -> None:
         """After a worker has begun to wait, or has left: see to it that somebody takes what is waited for."""
-        self.waiting.pop(None, None)  # locks it
-        if not self.waiting or not self._all_wait():
+        if not self._all_wait():
             return
         if can_start and self._workers.has_room() and self._unbegun():
             self._workers.grow()
@@ -74,7 +73,8 @@ class Waits:
         self.waiting = {}  # not `clear`, see `_Current.after_fork`
 
     def _all_wait(self) -> bool:
-        return len(self.waiting) >= self._workers.serving()
+        self.waiting.pop(None, None)  # locks it
+        return bool(self.waiting) and len(self.waiting) >= self._workers.serving()
 
     def _unbegun(self) -> list[Wait]:
         unbegun = []

@@ -246,7 +246,7 @@ class Workers:
         """`worker` has torn down its states, and leaves. False when there are tasks: then it stays, to see to them."""
         if not locked(self.lock, partial(self._try_retire, worker)):
             return False
-        for other in self.retired.copy() if self.retired else ():
+        for other in self.retired.copy():
             if other.ended and other.is_gone():
                 self.retired.pop(other, None)
         return True
@@ -260,8 +260,7 @@ class Workers:
         if worker in self.live:
             del self.live[worker]
             self.room += 1
-        if not self.closed:
-            self._look_for_room()  # before the look at the tasks
+        self._look_for_room()  # before the look at the tasks
         if self._run_queue.has_entries() and self._run_queue.pending() and self.room > 0:
             self.live[worker] = None
             self.room -= 1

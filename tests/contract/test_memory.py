@@ -628,7 +628,8 @@ def test_an_ended_pool_keeps_no_stacks() -> None:
     def ended() -> Pool:
         everyone = threading.Barrier(32)
         with StatefulThreadPoolExecutor(32) as pool:
-            assert len({pool.submit(everyone.wait, PATIENCE) for _ in range(32)}) == 32
+            futures = [pool.submit(everyone.wait, PATIENCE) for _ in range(32)]
+            assert sorted(future.result() for future in futures) == list(range(32))
         return pool
 
     outer = threading.stack_size(32 << 20)

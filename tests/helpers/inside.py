@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,7 @@ __all__ = [
     "handles",
     "headroom",
     "hook",
+    "innermost",
     "inside",
     "is_exiting",
     "is_needed",
@@ -275,10 +277,15 @@ def inside(thing: object) -> Any:
     return Inside(thing)
 
 
+def innermost(thread: threading.Thread) -> object:
+    """The code in which `thread` is; None when it has not started, or has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame and frame.f_code
+
+
 def is_parked(worker: Worker) -> bool:
     """Whether an idle worker sleeps, or is about to."""
-    frame = sys._current_frames().get(worker.thread.ident or 0)
-    return frame is not None and frame.f_code is _idle.Parked._block.__code__
+    return innermost(worker.thread) is _idle.Parked._block.__code__
 
 
 def place(thing: object, name: str) -> tuple[Any, str]:

@@ -27,6 +27,7 @@ from inside import (
     Worker,
     current,
     hook,
+    innermost,
     inside,
     is_parked,
     place,
@@ -35,12 +36,6 @@ from starts import before_start, fail_to_start
 from threads import run_in_thread, until, where
 
 from stateful_executor import InitializerError, StatefulThreadPoolExecutor, StatePolicy
-
-
-def innermost(thread: threading.Thread) -> object:
-    """The code in which `thread` is."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    return frame and frame.f_code
 
 
 def before(step: str, then: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
